@@ -1,0 +1,2 @@
+//! codexd: the only place where Codex runs.
+fn main() {}

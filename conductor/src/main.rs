@@ -1,0 +1,2 @@
+//! conductor: the node's front door.
+fn main() {}
