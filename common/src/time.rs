@@ -138,7 +138,13 @@ mod tests {
 
     #[test]
     fn what_is_no_time_is_refused() {
-        let bad = ["", "2026-03-23", "2026-02-30T00:00:00.000Z", "2026-13-01T00:00:00.000Z", "2026-03-23T24:00:00.000Z"];
+        let bad = [
+            "",
+            "2026-03-23",
+            "2026-02-30T00:00:00.000Z",
+            "2026-13-01T00:00:00.000Z",
+            "2026-03-23T24:00:00.000Z",
+        ];
         for text in bad {
             assert_eq!(Timestamp::parse(text), None, "{text}");
         }

@@ -1,0 +1,75 @@
+//! The only unsafe code: system calls that std does not have, one line each.
+
+#![allow(unsafe_code)]
+
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::AsRawFd;
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Sends `signal` to every member of the process group `pgid`.
+///
+/// # Errors
+/// `ESRCH` if the group has no member, `EINVAL` for a group below 2 (0 would be our own, 1 everybody's).
+pub fn signal_group(pgid: u32, signal: i32) -> io::Result<()> {
+    let pgid = i32::try_from(pgid).ok().filter(|&pgid| pgid > 1).ok_or(io::ErrorKind::InvalidInput)?;
+    // SAFETY: kill takes two integers and touches no memory of ours.
+    check(unsafe { libc::kill(-pgid, signal) })
+}
+
+/// Blocks until the child `pid` has ended, and leaves it a zombie, so that its pid stays taken.
+pub fn wait_until_zombie(pid: u32) -> io::Result<()> {
+    loop {
+        // SAFETY: siginfo_t is plain data for which all zeroes is a valid value.
+        let mut info: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        // SAFETY: `info` is valid for writes for the whole call.
+        let result = unsafe { libc::waitid(libc::P_PID, pid, &mut info, libc::WEXITED | libc::WNOWAIT) };
+        match check(result) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+/// Lets so many connections wait to be accepted, as far as the system allows; std asks for 128.
+pub fn set_backlog(listener: &TcpListener, most: usize) -> io::Result<()> {
+    let most = libc::c_int::try_from(most).unwrap_or(libc::c_int::MAX);
+    // SAFETY: listen takes two integers and touches no memory of ours; the descriptor is open while it is borrowed.
+    check(unsafe { libc::listen(listener.as_raw_fd(), most) })
+}
+
+/// Raises the soft limit of open descriptors to the hard one (at most 65 536, which macOS takes too), and says what it is then.
+pub fn raise_descriptor_limit() -> io::Result<u64> {
+    const CEILING: libc::rlim_t = 65_536;
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` is valid for writes for the whole call.
+    check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) })?;
+    let wanted = limit.rlim_max.min(CEILING);
+    if limit.rlim_cur < wanted {
+        let raised = libc::rlimit { rlim_cur: wanted, rlim_max: limit.rlim_max };
+        // SAFETY: `raised` is valid for reads for the whole call.
+        if check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raised) }).is_ok() {
+            limit = raised;
+        }
+    }
+    Ok(limit.rlim_cur)
+}
+
+/// Has all threads share one heap. glibc gives each thread its own by default, and what is free in one no other can use:
+/// with many short threads they hold several times what is in use. To be called before there are threads; other
+/// allocators do without.
+pub fn share_heap() {
+    // SAFETY: mallopt takes two integers and touches no memory of ours.
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    let _ = unsafe { libc::mallopt(libc::M_ARENA_MAX, 1) }; // refused, it costs memory and nothing else
+}
+
+/// Gives what is free in the heap back to the system; glibc keeps all below the newest thing in use.
+pub fn trim_heap() {
+    // SAFETY: malloc_trim touches free memory only.
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    let _ = unsafe { libc::malloc_trim(0) };
+}
