@@ -1,0 +1,102 @@
+//! What codexd's routes take, and where they are: the one contract both daemons share.
+//!
+//! codexd parses by these tables; conductor forwards only the fields that they name. Says nothing of answers, which
+//! conductor passes on as they are.
+
+use crate::wire::Field;
+
+/// Service and snapshot.
+pub const STATUS: &str = "/v1/codexd/status";
+/// The list of sessions, and their creation.
+pub const SESSIONS: &str = "/v1/codexd/sessions";
+/// One session.
+pub const SESSION: &str = "/v1/codexd/sessions/:id";
+/// A new turn, or a word into the running one.
+pub const TURN: &str = "/v1/codexd/turn";
+/// Events, as SSE or a WebSocket.
+pub const EVENTS: &str = "/v1/codexd/events";
+
+/// The longest a call may wait for the end of a turn, in milliseconds: ten minutes.
+pub const MAX_WAIT_MS: i64 = 600_000;
+/// Sessions or events of one page.
+pub const MAX_PAGE: i64 = 1000;
+
+crate::body! {
+    /// Body of a session's creation. All but `metadata` and `purpose` reach the child.
+    pub struct SessionCreate {
+        optional approval_policy "approvalPolicy": any, "When the agent asks: untrusted, on-request, never, or an object.";
+        optional base_instructions "baseInstructions": string, "Replaces the model's instructions.";
+        optional config "config": object, "Overrides of the child's configuration, by dotted key.";
+        optional cwd "cwd": string, "Absolute path of the folder to work in.";
+        optional developer_instructions "developerInstructions": string, "Goes before the conversation.";
+        optional ephemeral "ephemeral": boolean, "The child keeps nothing of it on disk.";
+        optional metadata "metadata": object, "The caller's own; comes back with the session.";
+        optional model "model": string, "Model of the turns.";
+        optional model_provider "modelProvider": string, "Who serves the model, as the child's configuration names it.";
+        optional personality "personality": string, "Tone of the agent.";
+        optional purpose "purpose": one_of("duplex", "worker"), "A conversation (duplex, the default), or work of a task.";
+        optional sandbox "sandbox": one_of("read-only", "workspace-write", "danger-full-access"), "What commands may touch.";
+        optional service_tier "serviceTier": string, "Tier of the model's service.";
+        optional thread_id "threadId": string, "Resumes this thread instead of starting one.";
+    }
+}
+
+crate::body! {
+    /// Body of a turn.
+    pub struct TurnCreate {
+        required session_id "sessionId": string, "The session.";
+        required input "input": any, "A text, or a list of app-server input items.";
+        optional approval_policy "approvalPolicy": any, "As in a session; holds for later turns too.";
+        optional collaboration_mode "collaborationMode": object, "How the agent works with the user.";
+        optional cwd "cwd": string, "Absolute path; holds for later turns too.";
+        optional effort "effort": string, "How much the model reasons.";
+        optional expected_turn_id "expectedTurnId": string, "Steers this running turn instead of starting one.";
+        optional model "model": string, "Model of this and later turns.";
+        optional output_schema "outputSchema": any, "JSON Schema of this turn's answer.";
+        optional personality "personality": string, "Tone of the agent.";
+        optional sandbox_policy "sandboxPolicy": object, "Sandbox of this and later turns: an object with type readOnly, workspaceWrite or dangerFullAccess.";
+        optional service_tier "serviceTier": string, "Tier of the model's service.";
+        optional summary "summary": string, "auto, concise, detailed or none.";
+    }
+}
+
+/// Query of the list of sessions.
+pub const SESSIONS_QUERY: &[Field] = crate::fields![
+    optional "status": one_of("active", "closed"), "Only sessions in this state.";
+    optional "purpose": one_of("duplex", "worker"), "Only sessions for this.";
+    optional "limit": integer(1, MAX_PAGE), "How many at most; 1000 by default.";
+    optional "cursor": string, "`nextCursor` of the page before.";
+];
+
+/// Query of a turn.
+pub const TURN_QUERY: &[Field] = crate::fields![
+    optional "waitMs": integer(0, MAX_WAIT_MS), "Waits so long for the end of the turn.";
+];
+
+/// Query of the events.
+pub const EVENTS_QUERY: &[Field] = crate::fields![
+    optional "after": integer(0, i64::MAX), "Begins behind this sequence number.";
+    optional "sessionId": string, "Only events of this session.";
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire;
+
+    #[test]
+    fn the_tables_have_no_faults() {
+        for fields in [SessionCreate::FIELDS, TurnCreate::FIELDS, SESSIONS_QUERY, TURN_QUERY, EVENTS_QUERY] {
+            assert_eq!(wire::faults(fields), Vec::<String>::new());
+        }
+    }
+
+    #[test]
+    fn a_turn_needs_a_session_and_an_input() {
+        let parse = |text: &str| TurnCreate::parse(&wire::object(text.as_bytes(), None).unwrap());
+        assert_eq!(parse("{}").unwrap_err().message, "Field `sessionId` is required.");
+        assert_eq!(parse(r#"{"sessionId":"s"}"#).unwrap_err().message, "Field `input` is required.");
+        let turn = parse(r#"{"sessionId":"s","input":[{"type":"text","text":"hi"}],"unknown":1}"#).unwrap();
+        assert_eq!((turn.session_id.as_str(), turn.input[0]["text"].as_str()), ("s", Some("hi")));
+    }
+}

@@ -1,0 +1,240 @@
+//! One connection from its first byte to its close: request after request, each through the table to its answer.
+//!
+//! Owns the order in which a request can be refused. Knows nothing of other connections.
+
+use std::io::Write;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use super::incoming::{Held, Incoming, Refused, close_gently};
+use super::listener::{Connection, Shared, overloaded};
+use super::request::{Framing, Head, Request, bad, new_request_id};
+use super::response::{self, Answer, Run, Shape, Socket, Writer};
+use super::route::{self, Found, Kind, Method, Route};
+use crate::error::{INTERNAL_ERROR, METHOD_NOT_ALLOWED, NOT_FOUND};
+use crate::{Error, trace, wire};
+
+/// Answers up to this do not count: a thread's stack is larger.
+const COUNTED_ANSWER_BYTES: usize = 64 * 1024;
+
+/// One connection's thread.
+pub(super) struct Session<'a, S: 'static> {
+    pub(super) shared: &'a Shared<S>,
+    pub(super) connection: &'a Connection,
+    /// One of the last connections: short deadlines, probes only, one request.
+    pub(super) reserved: bool,
+}
+
+/// What becomes of the connection after an exchange.
+enum Next {
+    Keep,
+    Close,
+    /// Close, but let the client read the answer first.
+    Linger,
+}
+
+impl<S> Session<'_, S> {
+    pub(super) fn serve(&self) {
+        let limits = &self.shared.server.limits;
+        let mut incoming = Incoming::new(self.connection.stream.clone());
+        let whole = if self.reserved { limits.reserved_head } else { limits.head };
+        let mut wait = whole;
+        loop {
+            let head = incoming.head(wait, whole);
+            if self.shared.mark_busy(self.connection, true) {
+                return;
+            }
+            match self.exchange(&mut incoming, head) {
+                Next::Keep => wait = limits.idle,
+                Next::Close => return,
+                Next::Linger => return close_gently(&self.connection.stream, limits.linger),
+            }
+            if self.shared.mark_busy(self.connection, false) {
+                return;
+            }
+        }
+    }
+
+    fn exchange(&self, incoming: &mut Incoming, head: Result<Head, Refused>) -> Next {
+        let style = self.shared.server.style;
+        match head {
+            Ok(head) => {
+                let shape = Shape {
+                    minor: head.minor,
+                    head: head.method == "HEAD",
+                    keep: false,
+                    id: head.id(),
+                    style,
+                };
+                self.answer(incoming, head, shape)
+            }
+            Err(Refused::Gone) => Next::Close,
+            Err(Refused::Answer(error)) => {
+                let shape = Shape { minor: 1, head: false, keep: false, id: new_request_id(), style };
+                self.fail(&shape, &error)
+            }
+        }
+    }
+
+    fn answer(&self, incoming: &mut Incoming, head: Head, mut shape: Shape) -> Next {
+        let limits = &self.shared.server.limits;
+        let keeps_alive = head.keeps_alive() && !self.reserved;
+        let framing = match head.framing(limits.body_bytes) {
+            Ok(framing) => framing,
+            Err(error) => return self.fail(&shape, &error),
+        };
+        // while its body is unread, nobody knows where the next request begins
+        shape.keep = keeps_alive && framing == Framing::Empty;
+        let admitted = caught(&shape.id, || self.admit(head, framing, &shape));
+        let (route, mut request) = match admitted.and_then(|admitted| admitted) {
+            Ok(admitted) => admitted,
+            Err(error) => return self.fail(&shape, &error),
+        };
+        if framing != Framing::Empty {
+            let waits =
+                request.minor == 1 && request.header("expect").is_some() && incoming.rest().is_empty();
+            if waits && !self.send(b"HTTP/1.1 100 Continue\r\n\r\n") {
+                return Next::Close;
+            }
+            let within = if self.reserved { limits.reserved_head } else { limits.body };
+            match incoming.body(framing, within, limits, &mut request.held) {
+                Ok(body) => request.body = body,
+                Err(Refused::Gone) => return Next::Close,
+                Err(Refused::Answer(error)) => {
+                    drop(request); // its bytes count for no longer than they are of use
+                    return self.fail(&shape, &error);
+                }
+            }
+        }
+        shape.keep = keeps_alive && !self.shared.stopping();
+        let answer = caught(&shape.id, || (route.handler)(&self.shared.server.state, &request));
+        drop(request); // a stream may take hours, and its body counts
+        match answer.and_then(|answer| answer) {
+            Ok(answer) => self.deliver(incoming, &shape, answer),
+            Err(error) => self.fail(&shape, &error),
+        }
+    }
+
+    /// Everything that the head alone can be refused for.
+    fn admit(
+        &self,
+        head: Head,
+        framing: Framing,
+        shape: &Shape,
+    ) -> Result<(&'static Route<S>, Request), Error> {
+        let server = &self.shared.server;
+        server.gate.host(head.header("host"), self.shared.address.ip())?;
+        let route = match route::find(server.routes, &head.method, &head.path) {
+            Found::Route(route) => route,
+            Found::Nothing => {
+                return Err(Error::new(NOT_FOUND, (server.unknown_route)(&head.method, &head.path)));
+            }
+            Found::Allow(allow) => {
+                let message = format!("{} has no method {}.", head.path, head.method);
+                return Err(Error::new(METHOD_NOT_ALLOWED, message).header("Allow", allow));
+            }
+        };
+        if self.reserved && route.kind != Kind::Probe {
+            return Err(overloaded("The node is near its bound of connections and serves probes only."));
+        }
+        let request = Request {
+            method: route.method,
+            head: shape.head,
+            id: shape.id.clone(),
+            peer: self.connection.peer,
+            body: Vec::new(),
+            minor: head.minor,
+            query: head.query()?,
+            query_string: head.query,
+            params: route::params(route, &head.path)?,
+            path: head.path,
+            headers: head.headers,
+            stream: self.connection.stream.clone(),
+            held: Held::none(&self.shared.bodies),
+        };
+        if route.method == Method::Post || request.wants_websocket() {
+            server.gate.origin(request.header("origin"), request.header("host"))?;
+        }
+        (server.authorize)(&server.state, route, &request)?;
+        wire::query(route.query, &request.query)?;
+        if route.body.is_some() && framing != Framing::Empty {
+            wire::media_type(request.header("content-type"))?;
+        }
+        if request.header("expect").is_some_and(|it| !it.eq_ignore_ascii_case("100-continue")) {
+            return Err(bad("The only `expect` taken is `100-continue`."));
+        }
+        Ok((route, request))
+    }
+
+    fn deliver(&self, incoming: &Incoming, shape: &Shape, answer: Answer) -> Next {
+        let stream = &self.connection.stream;
+        let delivered = match answer {
+            Answer::Json { status, data } => {
+                let bytes = response::success(shape, status, &data);
+                drop(data); // the client may take its time with the text
+                return self.send_whole(shape, &bytes);
+            }
+            Answer::Text { status, content_type, body } => {
+                return self
+                    .send_whole(shape, &response::whole(shape, status, content_type, &[], body.as_bytes()));
+            }
+            Answer::Stream { status, headers, run } => {
+                // the end of a 1.0 body is the end of the connection
+                let shape = Shape { keep: shape.keep && shape.minor == 1, ..shape.clone() };
+                self.send(&response::stream_head(&shape, status, &headers))
+                    && (shape.head || self.stream(&shape, run))
+                    && shape.keep
+            }
+            Answer::Upgrade(run) => {
+                let leftover = incoming.rest().to_vec();
+                let socket =
+                    Socket { stream: stream.clone(), leftover, limits: self.shared.server.limits.clone() };
+                let _ = caught(&shape.id, || run(socket));
+                false
+            }
+        };
+        if delivered && shape.keep { Next::Keep } else { Next::Close }
+    }
+
+    /// Sends an answer that is in memory; large ones count, since a client need not take them.
+    fn send_whole(&self, shape: &Shape, bytes: &[u8]) -> Next {
+        let mut held = Held::none(&self.shared.answers);
+        if bytes.len() > COUNTED_ANSWER_BYTES
+            && let Err(error) =
+                held.grow(bytes.len(), self.shared.server.limits.answers_bytes, "large answers")
+        {
+            return self.fail(shape, &error);
+        }
+        if self.send(bytes) && shape.keep { Next::Keep } else { Next::Close }
+    }
+
+    fn stream(&self, shape: &Shape, run: Run) -> bool {
+        let mut writer = Writer::new(self.connection.stream.clone(), shape);
+        let ran = caught(&shape.id, || run(&mut writer));
+        matches!(ran, Ok(Ok(()))) && writer.finish().is_ok()
+    }
+
+    fn fail(&self, shape: &Shape, error: &Error) -> Next {
+        if error.code.status >= 500 && error.cause.is_some() {
+            trace::error(Some(&shape.id), format_args!("{error}"));
+        }
+        match self.send(&response::failure(shape, error)) {
+            true if shape.keep => Next::Keep,
+            true => Next::Linger,
+            false => Next::Close,
+        }
+    }
+
+    fn send(&self, bytes: &[u8]) -> bool {
+        (&*self.connection.stream).write_all(bytes).is_ok()
+    }
+}
+
+/// Runs what a handler gave; a panic is a logged 500 and costs nobody else anything.
+fn caught<T>(id: &str, run: impl FnOnce() -> T) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(run)).map_err(|panic| {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+        trace::error(Some(id), format_args!("a request panicked: {text}"));
+        Error::new(INTERNAL_ERROR, "The request failed by a fault of ours; the log says which.")
+    })
+}
