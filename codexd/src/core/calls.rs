@@ -1,0 +1,135 @@
+//! What callers may want of the core, and what they get.
+
+use std::sync::Arc;
+
+use common::log::Seq;
+use common::time::Timestamp;
+use serde_json::{Map, Value};
+
+use crate::state::{ChildSeen, Daemon, Session, State};
+
+/// What callers may want.
+#[derive(Debug)]
+pub enum Call {
+    /// Whether work is taken.
+    Readiness,
+    /// The whole, in short.
+    Status,
+    /// A page of sessions.
+    Sessions(Page),
+    /// One session.
+    Session { id: String },
+    /// A new session.
+    Create(Box<Create>),
+    /// A turn, or more text for the one that runs.
+    StartTurn(Box<StartTurn>),
+}
+
+/// The newest sessions that fit.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// Open or closed ones alone.
+    pub open: Option<bool>,
+    /// Those with this purpose alone.
+    pub purpose: Option<String>,
+    /// Those that were created before this event.
+    pub before: Option<Seq>,
+    /// How many at most.
+    pub limit: usize,
+}
+
+/// A session to be made.
+#[derive(Clone, Debug)]
+pub struct Create {
+    /// `duplex` or `worker`.
+    pub purpose: String,
+    /// The caller's own.
+    pub metadata: Value,
+    /// A thread of the child's to go on with, instead of a new one.
+    pub thread_id: Option<String>,
+    /// What the child is told, in its own words.
+    pub params: Map<String, Value>,
+}
+
+/// A turn to be started.
+#[derive(Clone, Debug)]
+pub struct StartTurn {
+    /// Where.
+    pub session_id: String,
+    /// The input items.
+    pub input: Value,
+    /// The running turn that takes the input, instead of a new one.
+    pub expected_turn_id: Option<String>,
+    /// What else the child is told, in its own words.
+    pub params: Map<String, Value>,
+}
+
+/// What callers get; snapshots that their own threads make text of.
+#[derive(Debug)]
+pub enum Reply {
+    /// Work is taken.
+    Ready,
+    /// The whole, in short.
+    Status(Box<Snapshot>),
+    /// A page of sessions, oldest first.
+    Sessions {
+        /// The page.
+        sessions: Vec<Arc<Session>>,
+        /// Where the page of older ones ends.
+        next_cursor: Option<Seq>,
+        /// The child's pid, if one runs.
+        child_pid: Option<u32>,
+    },
+    /// One session.
+    Session(SessionSeen),
+    /// A turn was taken, with the event `seq`.
+    Turn { session: SessionSeen, turn_id: String, seq: Seq },
+}
+
+/// A session and the child that would serve it.
+#[derive(Clone, Debug)]
+pub struct SessionSeen {
+    /// The session.
+    pub session: Arc<Session>,
+    /// The child's pid, if one runs.
+    pub child_pid: Option<u32>,
+}
+
+/// What `status` shows of the state.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The process.
+    pub daemon: Daemon,
+    /// The child.
+    pub child: ChildSeen,
+    /// The time of the last event.
+    pub at: Timestamp,
+    /// The newest sessions, oldest first.
+    pub sessions: Vec<Arc<Session>>,
+    /// How many there are.
+    pub count: usize,
+    /// How many take turns.
+    pub active: usize,
+    /// The numbers of the recent events.
+    pub recent: Vec<Seq>,
+}
+
+/// How many sessions a status lists.
+pub const STATUS_SESSIONS: usize = 200;
+
+impl Snapshot {
+    /// Takes what a status shows, with at most `sessions` sessions.
+    pub fn new(state: &State, sessions: usize) -> Snapshot {
+        let mut newest: Vec<_> = state.sessions().rev().take(sessions).cloned().collect();
+        newest.reverse();
+        Snapshot {
+            daemon: state.daemon().clone(),
+            child: state.child().clone(),
+            at: state.at(),
+            sessions: newest,
+            count: state.session_count(),
+            active: state.sessions().filter(|session| session.open).count(),
+            recent: state.recent().collect(),
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! What the log says: sessions, their turns, the child as last seen.
+//!
+//! Only `apply` changes it, live and in replay alike; its fields are private to this file, so the compiler holds that.
+//! Time in it is the event's time. It is cheap to clone, so documents and answers take snapshots.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use common::log::Seq;
+use common::time::Timestamp;
+use serde::{Deserialize, Serialize};
+
+pub use session::{LastTurn, Session, Settings, Turn, TurnStatus};
+
+use crate::event::{Event, Record, SessionCreated};
+
+mod session;
+
+/// How many events `recentEvents` of the status holds.
+pub const RECENT_EVENTS: usize = 200;
+/// How many events a session read shows.
+pub const SESSION_EVENTS: usize = 50;
+
+/// Everything that outlives the process.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct State {
+    log_id: String,
+    seq: Seq,
+    at: Timestamp,
+    daemon: Daemon,
+    child: ChildSeen,
+    #[serde(with = "shared")]
+    sessions: BTreeMap<Seq, Arc<Session>>,
+    recent: VecDeque<Seq>,
+    /// Open sessions by the child's name for them; made from `sessions`.
+    #[serde(skip)]
+    threads: BTreeMap<String, Seq>,
+}
+
+/// The process that owns the state.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Daemon {
+    /// Its number; none if there never was one.
+    pub pid: Option<u32>,
+    /// What tells it from a later process with that number.
+    pub process_mark: String,
+    /// When the process began.
+    pub process_started_at: Option<Timestamp>,
+    /// Its version.
+    pub version: String,
+    /// When it took up the state.
+    pub started_at: Option<Timestamp>,
+    /// It has not said that it stops.
+    pub started: bool,
+}
+
+/// The child as the log last saw it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ChildSeen {
+    /// Counts the children of this state; 0 before the first.
+    pub epoch: u64,
+    /// What it was last known to do.
+    pub status: ChildStatus,
+    /// While it runs.
+    pub pid: Option<u32>,
+    /// What tells it from a later process with that number.
+    pub process_mark: Option<String>,
+    /// The version of the CLI, by its own word.
+    pub version: Option<String>,
+    /// Whether the model's provider wants a login that it does not have.
+    pub login_required: Option<bool>,
+    /// Why it ended, or does not come up.
+    pub last_error: Option<String>,
+    /// How many children have ended without being asked to.
+    pub restarts: u64,
+}
+
+/// The child's status as the wire has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChildStatus {
+    /// None was started yet.
+    #[default]
+    Idle,
+    /// It runs and has not finished the handshake.
+    Starting,
+    /// It takes work.
+    Running,
+    /// It ended; another is started soon.
+    Backoff,
+    /// It ended because codexd stops.
+    Stopped,
+    /// It ended too often; another is started once a minute.
+    Failed,
+}
+
+impl State {
+    /// The name of the log; empty until it has one.
+    pub fn log_id(&self) -> &str {
+        &self.log_id
+    }
+
+    /// The number of the last event that was applied.
+    pub fn seq(&self) -> Seq {
+        self.seq
+    }
+
+    /// The time of that event.
+    pub fn at(&self) -> Timestamp {
+        self.at
+    }
+
+    /// The process that owns the state.
+    pub fn daemon(&self) -> &Daemon {
+        &self.daemon
+    }
+
+    /// The child as last seen.
+    pub fn child(&self) -> &ChildSeen {
+        &self.child
+    }
+
+    /// All sessions, oldest first.
+    pub fn sessions(&self) -> impl DoubleEndedIterator<Item = &Arc<Session>> {
+        self.sessions.values()
+    }
+
+    /// How many sessions there are.
+    pub fn session_count(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// The session with this id. The number at the id's end is where it stands, so nothing is searched.
+    pub fn session(&self, id: &str) -> Option<&Arc<Session>> {
+        let seq = id.rsplit_once('-')?.1.parse().ok()?;
+        self.sessions.get(&seq).filter(|session| session.id == id)
+    }
+
+    /// The session that the event `seq` created.
+    pub fn session_by_seq(&self, seq: Seq) -> Option<&Arc<Session>> {
+        self.sessions.get(&seq)
+    }
+
+    /// The open session that the child knows as `thread_id`.
+    pub fn session_of_thread(&self, thread_id: &str) -> Option<&Arc<Session>> {
+        self.sessions.get(self.threads.get(thread_id)?)
+    }
+
+    /// The newest events that a reader of the status is shown, oldest first.
+    pub fn recent(&self) -> impl Iterator<Item = Seq> {
+        self.recent.iter().copied()
+    }
+
+    /// The id of the session that the event `seq` of this log would create.
+    pub fn session_id(&self, seq: Seq) -> String {
+        format!("session-{}-{seq}", self.log_id.get(..8).unwrap_or("00000000"))
+    }
+
+    /// What a loaded checkpoint does not carry.
+    pub fn index(mut self) -> State {
+        let open = self.sessions.values().filter(|session| session.open);
+        self.threads = open.map(|session| (session.thread_id.clone(), session.seq)).collect();
+        self
+    }
+
+    /// Takes one event in. The only way by which the state changes.
+    pub fn apply(&mut self, record: &Record) {
+        (self.seq, self.at) = (record.seq, record.at);
+        let session_id = match &record.event {
+            Event::LogCreated { log_id } => {
+                self.log_id.clone_from(log_id);
+                None
+            }
+            Event::DaemonStarted { pid, process_mark, process_started_at, version } => {
+                self.daemon = Daemon {
+                    pid: Some(*pid),
+                    process_mark: process_mark.clone(),
+                    process_started_at: Some(*process_started_at),
+                    version: version.clone(),
+                    started_at: Some(record.at),
+                    started: true,
+                };
+                None
+            }
+            Event::DaemonStopping { .. } => {
+                self.daemon.started = false;
+                self.child.status = ChildStatus::Stopped;
+                None
+            }
+            Event::SessionCreated(created) => {
+                self.insert(record, created);
+                Some(created.session_id.as_str())
+            }
+            Event::App(notice) if notice.is_noise() => return,
+            event => match session_of(event) {
+                Some(id) => {
+                    self.change(id, record);
+                    Some(id)
+                }
+                None => {
+                    self.child.apply(event);
+                    None
+                }
+            },
+        };
+        if let Some(session) = session_id.and_then(|id| self.find_mut(id)) {
+            push(&mut session.recent, record.seq, SESSION_EVENTS);
+        }
+        push(&mut self.recent, record.seq, RECENT_EVENTS);
+    }
+
+    fn insert(&mut self, record: &Record, created: &SessionCreated) {
+        self.threads.insert(created.thread_id.clone(), record.seq);
+        let session = Session {
+            id: created.session_id.clone(),
+            seq: record.seq,
+            purpose: created.purpose.clone(),
+            thread_id: created.thread_id.clone(),
+            open: true,
+            ephemeral: created.ephemeral,
+            metadata: created.metadata.clone(),
+            settings: created.settings.clone(),
+            origin: created.origin.clone(),
+            created_at: record.at,
+            updated_at: record.at,
+            turn: None,
+            last: None,
+            recent: VecDeque::new(),
+        };
+        self.sessions.insert(record.seq, Arc::new(session));
+    }
+
+    fn change(&mut self, id: &str, record: &Record) {
+        match &record.event {
+            Event::SessionResumed { thread_id, previous_thread_id, .. } => {
+                if let Some(seq) = self.threads.remove(previous_thread_id) {
+                    self.threads.insert(thread_id.clone(), seq);
+                }
+            }
+            Event::SessionClosed { thread_id, .. } => {
+                self.threads.remove(thread_id);
+            }
+            Event::SessionRemoved { .. } => {
+                if let Some(seq) = self.session(id).map(|session| session.seq) {
+                    self.sessions.remove(&seq);
+                }
+                return;
+            }
+            _ => {}
+        }
+        if let Some(session) = self.find_mut(id) {
+            session.apply(record);
+        }
+    }
+
+    fn find_mut(&mut self, id: &str) -> Option<&mut Session> {
+        let seq = self.session(id)?.seq;
+        self.sessions.get_mut(&seq).map(Arc::make_mut)
+    }
+}
+
+impl ChildSeen {
+    fn apply(&mut self, event: &Event) {
+        match event {
+            Event::ChildSpawned { epoch, pid, process_mark } => {
+                self.epoch = *epoch;
+                self.status = ChildStatus::Starting;
+                self.pid = Some(*pid);
+                self.process_mark = Some(process_mark.clone());
+            }
+            Event::ChildReady { version, login_required, .. } => {
+                self.status = ChildStatus::Running;
+                self.version.clone_from(version);
+                self.login_required = Some(*login_required);
+                self.last_error = None;
+            }
+            Event::ChildExited { epoch, reason, retry_in_ms } => {
+                self.status = if retry_in_ms.is_some() { ChildStatus::Backoff } else { ChildStatus::Stopped };
+                self.restarts += u64::from(retry_in_ms.is_some());
+                self.end(*epoch, retry_in_ms.map(|_| reason.as_str()));
+            }
+            Event::ChildFailed { epoch, reason, .. } => {
+                self.status = ChildStatus::Failed;
+                self.restarts += 1;
+                self.end(*epoch, Some(reason));
+            }
+            _ => {}
+        }
+    }
+
+    /// Without an `error` it was asked to end.
+    fn end(&mut self, epoch: u64, error: Option<&str>) {
+        (self.epoch, self.pid, self.process_mark) = (epoch, None, None);
+        self.last_error = error.map(str::to_owned);
+    }
+}
+
+/// Sessions as a list, since each knows its place.
+mod shared {
+    use super::{Arc, BTreeMap, Deserialize, Seq, Session};
+
+    pub(super) fn serialize<S: serde::Serializer>(
+        sessions: &BTreeMap<Seq, Arc<Session>>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(sessions.values().map(AsRef::<Session>::as_ref))
+    }
+
+    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<BTreeMap<Seq, Arc<Session>>, D::Error> {
+        let sessions = Vec::<Session>::deserialize(deserializer)?;
+        Ok(sessions.into_iter().map(|session| (session.seq, Arc::new(session))).collect())
+    }
+}
+
+fn session_of(event: &Event) -> Option<&str> {
+    match event {
+        Event::SessionResumed { session_id, .. }
+        | Event::SessionClosed { session_id, .. }
+        | Event::SessionRemoved { session_id, .. }
+        | Event::TurnRequested { session_id, .. }
+        | Event::TurnAccepted { session_id, .. }
+        | Event::TurnRefused { session_id, .. }
+        | Event::TurnSteered { session_id, .. }
+        | Event::TurnSettled { session_id, .. }
+        | Event::TurnInterrupted { session_id, .. } => Some(session_id),
+        Event::ChildRequestRefused { session_id, .. } => session_id.as_deref(),
+        Event::App(notice) => notice.session_id.as_deref(),
+        _ => None,
+    }
+}
+
+fn push(recent: &mut VecDeque<Seq>, seq: Seq, max: usize) {
+    if recent.len() == max {
+        recent.pop_front();
+    }
+    recent.push_back(seq);
+}
