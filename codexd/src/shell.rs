@@ -1,0 +1,286 @@
+//! Performs what the core decides: replies, the child, checkpoints and documents. Runs on the main thread.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use common::Error;
+use common::child::{self, Signal};
+use common::engine::Shell;
+use common::error;
+use common::log::{Log, Seq};
+use common::time::Now;
+use common::trace;
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+use crate::app_server::process::{Process, Program};
+use crate::core::{Birth, CALL_DEADLINE, Call, CallId, Core, Effect, Input, Reply, Snapshot};
+use crate::documents::{self, Documents, Paths, VIEWS_EVERY, VIEWS_PAUSE};
+use crate::state::{ChildStatus, State};
+
+/// Calls that wait for the loop: as many as there can be connections, so a full one means that the loop stands still.
+pub const CALLS: usize = 1024;
+/// Lines of the child that wait for the loop. Each is at most 256 KiB of detail, so this bounds bytes, too.
+pub const CHILD_LINES: usize = 64;
+/// How long a caller waits for the loop after the core's own deadline: it means that the loop stands still.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// How long a caller waits for room in the queue; it is empty but for a moment, or the loop stands still.
+const QUEUE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the last documents and the last checkpoint may take at stop.
+const FINISH_PATIENCE: Duration = Duration::from_secs(2);
+/// How long the group of a child that had to be killed may take to be gone.
+const KILL_PATIENCE: Duration = Duration::from_secs(2);
+
+type Outcome = Result<Reply, Error>;
+
+/// Where callers find the loop, and the loop its callers.
+pub struct Desk {
+    calls: Sender<Input>,
+    waiting: Mutex<HashMap<CallId, Sender<Outcome>>>,
+    next: AtomicU64,
+}
+
+impl Desk {
+    /// A desk whose calls go into `calls`.
+    pub fn new(calls: Sender<Input>) -> Desk {
+        Desk { calls, waiting: Mutex::default(), next: AtomicU64::new(1) }
+    }
+
+    /// Asks the loop and waits for its answer.
+    ///
+    /// # Errors
+    /// The loop's own; `overloaded` if it takes no calls, `internal_error` if it gives no answer.
+    pub fn ask(&self, call: Call) -> Outcome {
+        let (slot, answer) = bounded(1);
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        self.waiting().insert(id, slot);
+        let outcome = match self.calls.send_timeout(Input::Call { id, call }, QUEUE_PATIENCE) {
+            Ok(()) => answer
+                .recv_timeout(CALL_DEADLINE + GRACE)
+                .map_err(|_| Error::new(error::INTERNAL_ERROR, "codexd gave no answer in time.")),
+            Err(_) => Err(Error::new(error::OVERLOADED, "codexd is busy.").header("Retry-After", "1")),
+        };
+        self.waiting().remove(&id);
+        outcome?
+    }
+
+    fn reply(&self, id: CallId, outcome: Outcome) {
+        if let Some(slot) = self.waiting().remove(&id) {
+            let _ = slot.try_send(outcome); // it has room for the one answer; nobody may listen any more
+        }
+    }
+
+    fn waiting(&self) -> std::sync::MutexGuard<'_, HashMap<CallId, Sender<Outcome>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The hands of codexd.
+pub struct World {
+    /// Who is answered.
+    pub desk: Arc<Desk>,
+    /// What is started.
+    pub program: Program,
+    /// Where what the child does goes.
+    pub inbox: Sender<Input>,
+    /// Where everything lies.
+    pub paths: Paths,
+    /// What the process brings.
+    pub birth: Birth,
+    /// The state that opening the log has made already.
+    pub taken_up: Option<State>,
+    /// The thread that writes documents; taken at the end.
+    pub documents: Option<Documents>,
+    /// The child.
+    pub process: Option<Process>,
+    /// What was last said of the child.
+    pub told: ChildStatus,
+    /// What the documents should say and do not yet, and from when on they may.
+    pub views: Views,
+}
+
+/// When the documents are written next.
+#[derive(Default)]
+pub struct Views {
+    stale: bool,
+    seq: Seq,
+    not_before: Duration,
+    /// What the last two checkpoints hold, the older one first.
+    covered: [Seq; 2],
+}
+
+impl Views {
+    /// Nothing is stale, and the two checkpoints on disk hold this much, the older one first.
+    pub fn new(covered: [Seq; 2]) -> Views {
+        Views { covered, ..Views::default() }
+    }
+}
+
+impl World {
+    fn offer_views(&mut self, machine: &Core, now: Now) {
+        let state = machine.state();
+        self.views.stale |= state.seq() != self.views.seq;
+        self.views.seq = state.seq();
+        if !self.views.stale || now.mono < self.views.not_before {
+            return;
+        }
+        let Some(documents) = &self.documents else { return };
+        let taken = documents.offer(Snapshot::new(state, usize::MAX));
+        self.views.not_before = now.mono + VIEWS_EVERY.max(documents.last_took() * VIEWS_PAUSE);
+        self.views.stale = !taken;
+    }
+
+    /// A line on stderr whenever the child has changed: the first place where people look.
+    fn tell_of_child(&mut self, machine: &Core) {
+        let child = machine.state().child();
+        if std::mem::replace(&mut self.told, child.status) == child.status {
+            return;
+        }
+        let version = child.version.as_deref().unwrap_or("of an unknown version");
+        match (child.status, &child.last_error) {
+            (ChildStatus::Running, _) => trace::info(None, format_args!("app-server {version} is ready")),
+            (ChildStatus::Backoff, Some(why)) => trace::warn(None, format_args!("app-server ended: {why}")),
+            (ChildStatus::Failed, Some(why)) => {
+                trace::error(None, format_args!("app-server does not come up: {why}"));
+            }
+            _ => {}
+        }
+    }
+
+    fn finish(&mut self, machine: &Core) {
+        if let Some(documents) = self.documents.take() {
+            let state = machine.state().clone();
+            documents.finish(Snapshot::new(&state, usize::MAX), state, FINISH_PATIENCE);
+        }
+    }
+}
+
+impl Shell<Core> for World {
+    fn rebuild(&mut self, log: &Log) -> io::Result<Core> {
+        let state = match self.taken_up.take() {
+            Some(state) => state,
+            None => {
+                self.birth.past = "the state could not be made durable";
+                documents::replay(&self.paths)?
+            }
+        };
+        self.birth.next = log.next();
+        Ok(Core::new(state, self.birth.clone()))
+    }
+
+    fn committed(&mut self, machine: &Core, now: Now, log: &mut Log, closed: Option<Seq>) {
+        self.birth.new_log_id = None;
+        self.tell_of_child(machine);
+        if let (Some(_), Some(documents)) = (closed, &self.documents) {
+            documents.checkpoint(machine.state().clone());
+        }
+        // The older of the two checkpoints must still find its lines.
+        log.forget_up_to(self.views.covered[0]);
+        self.offer_views(machine, now);
+        if !machine.state().daemon().started {
+            self.finish(machine);
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) -> bool {
+        match effect {
+            Effect::Append(_) => {}
+            Effect::Reply { id, outcome } => self.desk.reply(id, outcome),
+            Effect::Spawn(epoch) => {
+                self.birth.epoch_floor = epoch;
+                self.process = Some(Process::start(&self.program, epoch, &self.inbox));
+            }
+            Effect::Send { epoch, message } => {
+                if let Some(process) = self.process.as_ref().filter(|process| process.epoch == epoch) {
+                    process.send(message);
+                }
+            }
+            Effect::CloseStdin(epoch) => {
+                if let Some(process) = self.process.as_mut().filter(|process| process.epoch == epoch) {
+                    process.close_stdin();
+                }
+            }
+            Effect::Signal { epoch, signal } => {
+                if let Some(process) = self.process.as_ref().filter(|process| process.epoch == epoch) {
+                    process.signal(signal);
+                }
+            }
+            Effect::Checkpointed(seq) => self.views.covered = [self.views.covered[1], seq],
+            Effect::Exit => return true,
+        }
+        false
+    }
+
+    fn refuse(&mut self, effects: Vec<Effect>, machine: &Core, why: &io::Error) {
+        trace::error(None, format_args!("the log cannot be written: {why}"));
+        let replies = effects.into_iter().filter_map(|effect| match effect {
+            Effect::Reply { id, .. } => Some(id),
+            _ => None,
+        });
+        for id in replies.chain(machine.callers()) {
+            self.desk.reply(id, Err(storage_failed(why)));
+        }
+        if let Some(process) = self.process.take() {
+            process.signal(Signal::Kill);
+            if let Some(pgid) = process.pgid() {
+                child::wait_until_gone(pgid, KILL_PATIENCE);
+            }
+        }
+    }
+
+    fn refuse_input(&mut self, input: Input, durable: &Core, why: &io::Error) -> bool {
+        match input {
+            Input::Call { id, call: Call::Readiness } => {
+                self.desk.reply(id, Err(Error::new(error::STORAGE_FAILED, "storage")));
+            }
+            Input::Call { id, call } => {
+                let outcome = durable.read(&call).unwrap_or_else(|| Err(storage_failed(why)));
+                self.desk.reply(id, outcome);
+            }
+            Input::Stop(_) => return true,
+            Input::Start | Input::Tick | Input::Child { .. } | Input::Checkpointed(_) => {}
+        }
+        false
+    }
+
+    fn wake_at(&self) -> Option<Duration> {
+        self.views.stale.then_some(self.views.not_before)
+    }
+}
+
+fn storage_failed(why: &io::Error) -> Error {
+    Error::new(error::STORAGE_FAILED, "The state could not be made durable; nothing was done.").because(why)
+}
+
+/// Ends a child that an earlier process left behind, so that two never share its home.
+pub fn end_leftover(state: &State) {
+    let child = state.child();
+    if let (Some(pid), Some(mark)) = (child.pid, &child.process_mark)
+        && child::end_leftover(pid, mark)
+    {
+        trace::warn(
+            None,
+            format_args!("app-server {pid} of a codexd that died was still there, and is ended"),
+        );
+    }
+}
+
+/// The queues between the loop and everybody else.
+pub struct Queues {
+    /// For callers, signals and documents.
+    pub calls: Sender<Input>,
+    /// For the child.
+    pub child: Sender<Input>,
+    /// The loop's ends of both.
+    pub inbox: common::engine::Inbox<Input>,
+}
+
+/// Makes the queues.
+pub fn queues() -> Queues {
+    let ((calls, from_calls), (child, from_child)): ((_, Receiver<Input>), _) =
+        (bounded(CALLS), bounded(CHILD_LINES));
+    Queues { calls, child, inbox: common::engine::Inbox { calls: from_calls, child: from_child } }
+}
