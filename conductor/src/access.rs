@@ -1,0 +1,67 @@
+//! Who may call what: the token, and which callers it is asked of.
+//!
+//! Hosts and origins are the listener's business; here the caller has passed them.
+
+use common::Error;
+use common::config::LocalUrl;
+use common::error::UNAUTHORIZED;
+use common::http::{Access, Gate, Kind, Request, Route};
+
+use crate::api::Node;
+use crate::config::{Auth, Config};
+
+/// The host of the public reverse proxy, if there is one that is not this machine itself.
+pub(crate) fn public_host(config: &Config) -> Option<String> {
+    let (_, rest) = config.control_api_base.as_deref()?.split_once("://")?;
+    let host = without_port(rest.split('/').next()?).to_ascii_lowercase();
+    let here = LocalUrl { host: host.clone(), port: 0 }.loopback().is_ok();
+    (!here).then_some(host)
+}
+
+/// Whose requests are heard at all.
+pub(crate) fn gate(config: &Config) -> Gate {
+    let hosts = config.allowed_hosts.iter().cloned().chain(public_host(config)).collect();
+    Gate { hosts, origins: config.allowed_origins.clone() }
+}
+
+/// Lets a call pass, or asks for the token.
+///
+/// # Errors
+/// `unauthorized` where the token is asked for and missing, wrong, not configured, or a placeholder outside loopback.
+pub(crate) fn authorize(node: &Node, route: &Route<Node>, request: &Request) -> Result<(), Error> {
+    let outside = comes_from_outside(node, request.header("host").unwrap_or_default());
+    let asked = match (route.kind, route.access, node.config.auth) {
+        (Kind::Probe, ..) => false,
+        (_, Access::Token, _) | (_, _, Auth::All) | (Kind::Write, _, Auth::Writes) => true,
+        (Kind::Write, _, Auth::HostOps) => outside,
+        (Kind::Read, ..) => false,
+    };
+    let given = request.header("authorization").and_then(|value| value.split_once(' '));
+    let given =
+        given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token.trim());
+    let right = match (&node.config.token, given) {
+        (Some(token), Some(given)) => token.is(given) && !(outside && token.is_placeholder()),
+        _ => false,
+    };
+    if right || !asked {
+        return Ok(());
+    }
+    let message =
+        format!("{} {} needs the shared token of this node.", request.method.as_str(), request.path);
+    Err(Error::new(UNAUTHORIZED, message)
+        .header("WWW-Authenticate", "Bearer realm=\"baa-conductor-host-ops\""))
+}
+
+fn comes_from_outside(node: &Node, host: &str) -> bool {
+    let host = without_port(host);
+    node.local_api.loopback().is_err()
+        || public_host(&node.config).is_some_and(|public| public.eq_ignore_ascii_case(host))
+}
+
+/// `host` of `host:port`; of a bracketed address the address.
+fn without_port(authority: &str) -> &str {
+    match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, _)) => address,
+        None => authority.split(':').next().unwrap_or_default(),
+    }
+}

@@ -1,0 +1,189 @@
+//! The command line: `start`, `config`, `status`, `version`, `help`.
+//!
+//! Owns exit codes and what is printed. Knows nothing of routes.
+
+use std::fmt::Display;
+use std::io::Write;
+use std::net::TcpListener;
+use std::process::ExitCode;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use common::config::{self, EXIT_FAILED, EXIT_UNAVAILABLE, EXIT_USAGE, LocalUrl, Usage, Values};
+use common::http::{Limits, Server, Style};
+use common::time::Timestamp;
+use common::{signal, sys, trace};
+use serde_json::Value;
+
+use crate::access;
+use crate::api::Node;
+use crate::config::{Config, FLAGS};
+use crate::routes::ROUTES;
+use crate::upstream::{self, Codexd, Deadlines};
+
+/// How long calls in flight may go on after a signal: below launchd's patience, above any call that does not wait.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+/// How long `status` waits for a daemon on this machine.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
+
+const COMMANDS: &str = "conductor, the front door of a node
+
+  conductor start             serves until SIGTERM
+  conductor config [--json]   shows the settings; the token never
+  conductor status [--json]   asks the running conductor
+  conductor version
+  conductor help
+
+Flags win over variables; an empty variable is an unset one.
+
+";
+
+/// Why a command ended badly, with its exit code.
+struct Failure(u8, String);
+
+impl From<Usage> for Failure {
+    fn from(usage: Usage) -> Failure {
+        Failure(EXIT_USAGE, format!("{usage}; see `conductor help`"))
+    }
+}
+
+/// Runs the command that the arguments name.
+pub(crate) fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure(code, message)) => {
+            // Nobody can be told that stderr is gone.
+            let _ = writeln!(std::io::stderr(), "conductor: {message}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn run() -> Result<(), Failure> {
+    let values = Values::read(FLAGS, std::env::args_os().skip(1), |name| std::env::var_os(name))?;
+    let json = values.need("--json", config::boolean)?;
+    match values.command() {
+        "help" => say(format_args!("{COMMANDS}{}", config::help(FLAGS))),
+        "" => Err(Usage("no command".to_string()).into()),
+        "version" => {
+            values.arguments([])?;
+            say(format_args!("conductor {}\n", env!("CARGO_PKG_VERSION")))
+        }
+        "config" => {
+            values.arguments([])?;
+            let config = Config::read(&values)?;
+            if json { say(format_args!("{:#}\n", config.json())) } else { say(config.text()) }
+        }
+        "status" => {
+            values.arguments([])?;
+            status(&local_api(&Config::read(&values)?)?, json)
+        }
+        "start" => {
+            values.arguments([])?;
+            start(Config::read(&values)?)
+        }
+        other => Err(Usage(format!("unknown command `{other}`")).into()),
+    }
+}
+
+fn start(config: Config) -> Result<(), Failure> {
+    signal::end_with_any_thread(&["http"]);
+    sys::share_heap();
+    let failed = |what: &str, error: &dyn Display| Failure(EXIT_FAILED, format!("{what}: {error}"));
+    let wanted = local_api(&config)?;
+    for warning in config.warnings() {
+        trace::warn(None, format_args!("{warning}"));
+    }
+    let address = wanted.address().ok_or_else(|| failed("cannot listen", &wanted))?;
+    let cannot_listen = |error| failed(&format!("cannot listen at {wanted}"), &error);
+    let listener = TcpListener::bind((address, wanted.port)).map_err(cannot_listen)?;
+    let port = listener.local_addr().map_err(cannot_listen)?.port();
+    let (stopped, stop) = mpsc::channel();
+    signal::on_stop(move |name| {
+        let _ = stopped.send(name);
+    })
+    .map_err(|error| failed("cannot wait for signals", &error))?;
+    let server = server(config, LocalUrl { port, ..wanted.clone() }, Deadlines::default());
+    let node = server.state.clone();
+    let running = server.start(listener).map_err(|error| failed("cannot serve", &error))?;
+    trace::info(None, format_args!("listening url={}", node.local_api));
+    let name = stop.recv().unwrap_or("no signal thread");
+    trace::info(None, format_args!("stopping reason={name}"));
+    node.codexd.end_streams();
+    running.stop(STOP_GRACE);
+    Ok(())
+}
+
+/// The node with all it serves.
+pub(crate) fn server(config: Config, local_api: LocalUrl, deadlines: Deadlines) -> Server<Node> {
+    let codexd = Codexd::new(config.codexd.clone(), deadlines);
+    Server {
+        routes: ROUTES,
+        gate: access::gate(&config),
+        state: Arc::new(Node { config, local_api, codexd, started_at: Timestamp::now() }),
+        style: Style::Snake,
+        unknown_route: |method, path| format!("Unknown conductor route {method} {path}."),
+        authorize: access::authorize,
+        limits: Limits::default(),
+    }
+}
+
+fn status(local_api: &LocalUrl, json: bool) -> Result<(), Failure> {
+    let url = format!("{local_api}/v1/runtime");
+    let absent =
+        |error: &dyn Display| Failure(EXIT_UNAVAILABLE, format!("no conductor at {local_api}: {error}"));
+    let request = upstream::agent().get(&url).config().timeout_global(Some(STATUS_TIMEOUT)).build();
+    let mut response = request.call().map_err(|error| absent(&error))?;
+    let text = response.body_mut().read_to_string().map_err(|error| absent(&error))?;
+    let answer: Value = serde_json::from_str(&text).unwrap_or_default();
+    let snapshot = &answer["data"];
+    if !snapshot.is_object() {
+        let message = format!("{url} answered HTTP {} and no snapshot", response.status());
+        return Err(Failure(EXIT_FAILED, message));
+    }
+    if json { say(format_args!("{snapshot:#}\n")) } else { say(status_text(snapshot)) }
+}
+
+/// A snapshot for people, a fact a line.
+fn status_text(snapshot: &Value) -> String {
+    let facts = [
+        ("identity", "/identity"),
+        ("lease_state", "/daemon/leaseState"),
+        ("version", "/runtime/version"),
+        ("pid", "/runtime/pid"),
+        ("started_at", "/runtime/startedAt"),
+        ("local_api_base", "/controlApi/localApiBase"),
+        ("codexd_local_api_base", "/codexd/localApiBase"),
+    ];
+    let mut lines = String::new();
+    for (name, pointer) in facts {
+        let value = snapshot.pointer(pointer).filter(|value| !value.is_null());
+        let shown = match value {
+            None => "not-configured".to_string(),
+            Some(Value::String(text)) => text.clone(),
+            Some(other) => other.to_string(),
+        };
+        lines.push_str(&format!("{name}: {shown}\n"));
+    }
+    for warning in snapshot["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        lines.push_str(&format!("warning: {warning}\n"));
+    }
+    lines
+}
+
+fn local_api(config: &Config) -> Result<LocalUrl, Usage> {
+    let missing = || Usage("--local-api (BAA_CONDUCTOR_LOCAL_API) is required".to_string());
+    config.local_api.clone().ok_or_else(missing)
+}
+
+fn say(text: impl Display) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    let written = write!(out, "{text}").and_then(|()| out.flush());
+    match written {
+        // `conductor config | head` is no failure.
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure(EXIT_FAILED, format!("cannot write to stdout: {error}")))
+        }
+        _ => Ok(()),
+    }
+}

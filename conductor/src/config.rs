@@ -1,0 +1,348 @@
+//! conductor's settings: the table of flags and variables, the typed values, and what they say of themselves.
+//!
+//! Refuses wrong values before anything starts. Knows nothing of the running daemon.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use common::config::{self, Flag, LocalUrl, Usage, Values};
+use serde_json::{Value, json};
+
+/// Every setting, in the order of the help.
+pub(crate) const FLAGS: &[Flag] = &[
+    Flag::new("--node-id", "BAA_NODE_ID", "ID", "name of this node").default("mini-main"),
+    Flag::new("--host", "BAA_CONDUCTOR_HOST", "HOST", "name of this machine").default("mini"),
+    Flag::new("--role", "BAA_CONDUCTOR_ROLE", "ROLE", "primary or standby").default("primary"),
+    Flag::new("--local-api", "BAA_CONDUCTOR_LOCAL_API", "URL", "where to listen, http://127.0.0.1:4317"),
+    Flag::variable("BAA_CONDUCTOR_LOCAL_API_ALLOWED_HOSTS", "HOSTS", "Tailscale addresses to listen on")
+        .list(','),
+    Flag::new("--codexd-local-api", "BAA_CODEXD_LOCAL_API_BASE", "URL", "where codexd listens"),
+    Flag::new(
+        "--control-api-base",
+        "BAA_CONTROL_API_BASE",
+        "URL",
+        "where a public reverse proxy shows this node",
+    ),
+    Flag::new("--shared-token", "BAA_SHARED_TOKEN", "TOKEN", "token that host operations ask for"),
+    Flag::variable("BAA_SHARED_TOKEN_FILE", "FILE", "file with that token, read if it is not given itself"),
+    Flag::variable("BAA_CONDUCTOR_AUTH", "WHAT", "what asks for the token: host-ops, writes or all")
+        .default("host-ops"),
+    Flag::variable("BAA_CONDUCTOR_ALLOWED_ORIGINS", "ORIGINS", "web origins that may write").list(','),
+    Flag::new("--priority", "BAA_CONDUCTOR_PRIORITY", "N", "rank among the nodes that may lead")
+        .default("100"),
+    Flag::switch("--preferred", "BAA_CONDUCTOR_PREFERRED", "lead rather than another of the same priority"),
+    Flag::new(
+        "--heartbeat-interval-ms",
+        "BAA_CONDUCTOR_HEARTBEAT_INTERVAL_MS",
+        "MS",
+        "between two heartbeats",
+    )
+    .default("5000"),
+    Flag::new(
+        "--lease-renew-interval-ms",
+        "BAA_CONDUCTOR_LEASE_RENEW_INTERVAL_MS",
+        "MS",
+        "between two renewals",
+    )
+    .default("5000"),
+    Flag::new("--lease-ttl-sec", "BAA_CONDUCTOR_LEASE_TTL_SEC", "SECONDS", "life of a lease").default("30"),
+    Flag::new(
+        "--renew-failure-threshold",
+        "BAA_CONDUCTOR_RENEW_FAILURE_THRESHOLD",
+        "N",
+        "failed renewals to degraded",
+    )
+    .default("2"),
+    Flag::new("--state-dir", "BAA_STATE_DIR", "DIR", "state, in conductor/ below it").default("state"),
+    Flag::new("--logs-dir", "BAA_LOGS_DIR", "DIR", "logs, in conductor/ below it").default("logs"),
+    Flag::new("--runs-dir", "BAA_RUNS_DIR", "DIR", "folders of tasks that name none").default("runs"),
+    Flag::variable("BAA_LOG", "LEVEL", "error, warn, info or debug").default("info"),
+    Flag::switch("--json", "", "JSON instead of text (config, status)"),
+];
+
+/// What the templates hold before somebody puts a token there.
+const PLACEHOLDER_TOKEN: &str = "replace-me";
+/// A rank needs an order, not a range; small enough to read.
+const PRIORITY: RangeInclusive<u64> = 0..=1_000_000;
+/// Below a tenth of a second a timer is a busy loop, above an hour nobody is there.
+const INTERVAL_MS: RangeInclusive<u64> = 100..=3_600_000;
+/// A second is the resolution; after a day a dead leader would still hold the node.
+const LEASE_TTL_SEC: RangeInclusive<u64> = 1..=86_400;
+/// The first failure at the earliest; more than a thousand is never.
+const RENEW_FAILURES: RangeInclusive<u64> = 1..=1000;
+
+/// Which part a node is meant to play.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Primary,
+    Standby,
+}
+
+impl Role {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Role::Primary => "primary",
+            Role::Standby => "standby",
+        }
+    }
+}
+
+/// What asks for the token, beside the routes that always do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Auth {
+    /// Nothing else; writes too for callers that may come from outside this machine.
+    HostOps,
+    Writes,
+    /// Everything but the probes.
+    All,
+}
+
+impl Auth {
+    fn name(self) -> &'static str {
+        match self {
+            Auth::HostOps => "host-ops",
+            Auth::Writes => "writes",
+            Auth::All => "all",
+        }
+    }
+}
+
+/// The shared token; shows itself to nobody.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Token(String);
+
+impl Token {
+    pub(crate) fn is_placeholder(&self) -> bool {
+        self.0 == PLACEHOLDER_TOKEN
+    }
+
+    /// Whether `given` is this token; takes as long for a near miss as for any other text of that length.
+    pub(crate) fn is(&self, given: &str) -> bool {
+        let differences = self.0.bytes().zip(given.bytes()).fold(0, |found, (a, b)| found | (a ^ b));
+        self.0.len() == given.len() && std::hint::black_box(differences) == 0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token")
+    }
+}
+
+/// Every setting with its type, checked.
+#[derive(Clone, Debug)]
+pub(crate) struct Config {
+    pub(crate) node_id: String,
+    pub(crate) host: String,
+    pub(crate) role: Role,
+    pub(crate) local_api: Option<LocalUrl>,
+    pub(crate) allowed_hosts: Vec<String>,
+    pub(crate) codexd: Option<LocalUrl>,
+    pub(crate) control_api_base: Option<String>,
+    pub(crate) token: Option<Token>,
+    pub(crate) auth: Auth,
+    pub(crate) allowed_origins: Vec<String>,
+    pub(crate) priority: u64,
+    pub(crate) preferred: bool,
+    pub(crate) heartbeat_interval: Duration,
+    pub(crate) lease_renew_interval: Duration,
+    pub(crate) lease_ttl: Duration,
+    pub(crate) renew_failure_threshold: u64,
+    pub(crate) state_dir: PathBuf,
+    pub(crate) logs_dir: PathBuf,
+    pub(crate) runs_dir: PathBuf,
+}
+
+impl Config {
+    /// Reads and checks every setting; the one I/O is the token's file.
+    ///
+    /// # Errors
+    /// A value that its setting does not take, by the names of flag and variable.
+    pub(crate) fn read(values: &Values) -> Result<Config, Usage> {
+        let allowed_hosts = values.all("BAA_CONDUCTOR_LOCAL_API_ALLOWED_HOSTS", host)?;
+        let listen = |text: &str| {
+            let url = LocalUrl::parse(text)?;
+            url.loopback_or_tailscale(&allowed_hosts)?;
+            Ok(url)
+        };
+        let millis = |name| values.need(name, config::integer(INTERVAL_MS)).map(Duration::from_millis);
+        let own = |name| values.need(name, config::path).map(|dir| config::own_directory(&dir, "conductor"));
+        let roles = [Role::Primary, Role::Standby].map(|role| (role.name(), role));
+        let auths = [Auth::HostOps, Auth::Writes, Auth::All].map(|auth| (auth.name(), auth));
+        // `common::trace` reads the level by itself; a wrong one is refused here like any other value.
+        values
+            .need("BAA_LOG", config::one_of(&["error", "warn", "info", "debug"].map(|level| (level, ()))))?;
+        Ok(Config {
+            node_id: values.need("--node-id", name)?,
+            host: values.need("--host", name)?,
+            role: values.need("--role", config::one_of(&roles))?,
+            local_api: values.get("--local-api", listen)?,
+            codexd: values.get("--codexd-local-api", upstream)?,
+            control_api_base: values.get("--control-api-base", config::base_url)?,
+            token: token(values)?,
+            auth: values.need("BAA_CONDUCTOR_AUTH", config::one_of(&auths))?,
+            allowed_origins: values.all("BAA_CONDUCTOR_ALLOWED_ORIGINS", origin)?,
+            priority: values.need("--priority", config::integer(PRIORITY))?,
+            preferred: values.need("--preferred", config::boolean)?,
+            heartbeat_interval: millis("--heartbeat-interval-ms")?,
+            lease_renew_interval: millis("--lease-renew-interval-ms")?,
+            lease_ttl: Duration::from_secs(values.need("--lease-ttl-sec", config::integer(LEASE_TTL_SEC))?),
+            renew_failure_threshold: values
+                .need("--renew-failure-threshold", config::integer(RENEW_FAILURES))?,
+            state_dir: own("--state-dir")?,
+            logs_dir: own("--logs-dir")?,
+            runs_dir: values.need("--runs-dir", config::path)?,
+            allowed_hosts,
+        })
+    }
+
+    /// `node@host(role)`.
+    pub(crate) fn identity(&self) -> String {
+        format!("{}@{}({})", self.node_id, self.host, self.role.name())
+    }
+
+    /// What works, and yet should be looked at.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let mut warnings = Vec::new();
+        let mut warn =
+            |condition: bool, warning: &str| warnings.extend(condition.then(|| warning.to_string()));
+        warn(
+            self.local_api.is_none(),
+            "BAA_CONDUCTOR_LOCAL_API is not configured; only the in-process snapshot interface is available.",
+        );
+        warn(
+            self.codexd.is_none(),
+            "BAA_CODEXD_LOCAL_API_BASE is not configured; /v1/codex routes will stay unavailable.",
+        );
+        warn(
+            self.lease_renew_interval >= self.lease_ttl,
+            "lease renew interval is >= lease TTL; leader renewals may race with lease expiry.",
+        );
+        let (missing, placeholder) = (self.token.is_none(), self.uses_placeholder_token());
+        warn(missing, "BAA_SHARED_TOKEN is not configured; what asks for the token is refused.");
+        warn(placeholder, "BAA_SHARED_TOKEN is the placeholder `replace-me`; it is taken on loopback alone.");
+        warnings
+    }
+
+    /// Whether nobody has put a token of their own in yet.
+    pub(crate) fn uses_placeholder_token(&self) -> bool {
+        self.token.as_ref().is_some_and(Token::is_placeholder)
+    }
+
+    /// `conductor config`: a setting a line; the token never shows.
+    pub(crate) fn text(&self) -> String {
+        let mut lines = String::new();
+        for (name, value) in self.facts() {
+            let shown = match &value {
+                Value::Null => "not-configured".to_string(),
+                Value::String(text) => text.clone(),
+                Value::Array(items) if items.is_empty() && name == "local_api_allowed_hosts" => {
+                    "loopback-only".to_string()
+                }
+                Value::Array(items) if items.is_empty() => "none".to_string(),
+                Value::Array(items) => items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","),
+                other => other.to_string(),
+            };
+            lines.push_str(&format!("{name}: {shown}\n"));
+        }
+        for warning in self.warnings() {
+            lines.push_str(&format!("warning: {warning}\n"));
+        }
+        lines
+    }
+
+    /// The same as one JSON object.
+    pub(crate) fn json(&self) -> Value {
+        let mut object: serde_json::Map<String, Value> =
+            self.facts().into_iter().map(|(name, value)| (name.to_string(), value)).collect();
+        object.insert("warnings".to_string(), json!(self.warnings()));
+        Value::Object(object)
+    }
+
+    fn facts(&self) -> Vec<(&'static str, Value)> {
+        let url = |url: &Option<LocalUrl>| json!(url.as_ref().map(LocalUrl::to_string));
+        let token = self
+            .token
+            .as_ref()
+            .map(|token| if token.is_placeholder() { "placeholder" } else { "configured" });
+        vec![
+            ("identity", json!(self.identity())),
+            ("control_api_base", json!(self.control_api_base)),
+            ("codexd_local_api_base", url(&self.codexd)),
+            ("local_api_base", url(&self.local_api)),
+            ("firefox_ws_url", json!(self.local_api.as_ref().map(firefox_ws_url))),
+            ("local_api_allowed_hosts", json!(self.allowed_hosts)),
+            ("allowed_origins", json!(self.allowed_origins)),
+            ("auth", json!(self.auth.name())),
+            ("shared_token", json!(token)),
+            ("priority", json!(self.priority)),
+            ("preferred", json!(self.preferred)),
+            ("heartbeat_interval_ms", json!(millis(self.heartbeat_interval))),
+            ("lease_renew_interval_ms", json!(millis(self.lease_renew_interval))),
+            ("lease_ttl_sec", json!(self.lease_ttl.as_secs())),
+            ("renew_failure_threshold", json!(self.renew_failure_threshold)),
+            ("state_dir", json!(self.state_dir)),
+            ("logs_dir", json!(self.logs_dir)),
+            ("runs_dir", json!(self.runs_dir)),
+        ]
+    }
+}
+
+/// Where the browser bridge of a node that listens at `local_api` is.
+pub(crate) fn firefox_ws_url(local_api: &LocalUrl) -> String {
+    format!("{local_api}/ws/firefox").replacen("http", "ws", 1)
+}
+
+/// As the wire shows a duration.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    duration.as_millis().try_into().unwrap_or(u64::MAX)
+}
+
+fn upstream(text: &str) -> Result<LocalUrl, String> {
+    let url = LocalUrl::parse(text)?;
+    url.loopback()?;
+    match url.port {
+        0 => Err("has no port to connect to".to_string()),
+        _ => Ok(url),
+    }
+}
+
+// Stands in file names, too.
+fn name(text: &str) -> Result<String, String> {
+    match text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) && !text.starts_with('.') {
+        true => Ok(text.to_string()),
+        false => Err("is no name of letters, digits, `.`, `_` and `-`".to_string()),
+    }
+}
+
+fn host(text: &str) -> Result<String, String> {
+    match text.bytes().all(|b| b.is_ascii_alphanumeric() || b".:-".contains(&b)) {
+        true => Ok(text.to_ascii_lowercase()),
+        false => Err("is no host name or address".to_string()),
+    }
+}
+
+fn origin(text: &str) -> Result<String, String> {
+    let origin = text.trim_end_matches('/');
+    match origin.split_once("://").is_some_and(|(_, rest)| !rest.is_empty() && !rest.contains(['/', ' '])) {
+        true => Ok(origin.to_ascii_lowercase()),
+        false => Err("is no origin of the form https://HOST".to_string()),
+    }
+}
+
+fn token(values: &Values) -> Result<Option<Token>, Usage> {
+    if let Some(token) = values.get("--shared-token", config::string)? {
+        return Ok(Some(Token(token)));
+    }
+    let read = |path: &str| match std::fs::read_to_string(path) {
+        Ok(text) if text.trim().is_empty() => Err("is an empty file".to_string()),
+        Ok(text) => Ok(Token(text.trim().to_string())),
+        Err(error) => Err(format!("cannot be read: {error}")),
+    };
+    values.get("BAA_SHARED_TOKEN_FILE", read)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,104 @@
+//! Every route on one screen: dispatch and documents read this table.
+
+use common::codexd_api::{EVENTS_QUERY, SESSIONS_QUERY, SessionCreate, TURN_QUERY, TurnCreate};
+use common::http::{Access, Handler, Kind, Method, Route, Surface};
+use common::wire::Field;
+
+use crate::api::{self, Node};
+use crate::codex;
+
+/// The table. What lies under `/v1/codex` goes to codexd, and so do the fields that its rows name.
+pub(crate) static ROUTES: &[Route<Node>] = &[
+    probe("probe.healthz", "/healthz", "Whether the process serves: `ok`.", api::healthz),
+    probe("probe.readyz", "/readyz", "Whether the node can work: `ready`, or 503.", api::readyz),
+    probe("probe.rolez", "/rolez", "Whether the node leads: `leader` or `standby`.", api::rolez),
+    probe(
+        "probe.runtime",
+        "/v1/runtime",
+        "The runtime snapshot: identity, lease, addresses, warnings.",
+        api::runtime,
+    ),
+    read("service.health", "/health", Surface::Both, "Health as JSON.", &[], api::health),
+    read("service.version", "/version", Surface::Both, "Version and build.", &[], api::version),
+    read(
+        "codex.status",
+        "/v1/codex",
+        Surface::Business,
+        "State of codexd, and what can be done with it.",
+        &[],
+        codex::status,
+    ),
+    read(
+        "codex.sessions.list",
+        "/v1/codex/sessions",
+        Surface::Business,
+        "The Codex sessions, in order of creation.",
+        SESSIONS_QUERY,
+        codex::sessions,
+    ),
+    read(
+        "codex.sessions.read",
+        "/v1/codex/sessions/:session_id",
+        Surface::Business,
+        "One session, with its recent events.",
+        &[],
+        codex::session,
+    ),
+    write(
+        "codex.sessions.create",
+        "/v1/codex/sessions",
+        "Creates a session, or resumes a thread as one.",
+        &[],
+        SessionCreate::FIELDS,
+        codex::create_session,
+    ),
+    write(
+        "codex.turn.create",
+        "/v1/codex/turn",
+        "Submits a turn; with `Accept: text/event-stream` its events follow.",
+        TURN_QUERY,
+        TurnCreate::FIELDS,
+        codex::create_turn,
+    ),
+    read(
+        "codex.events",
+        "/v1/codex/events",
+        Surface::Business,
+        "Events: a page, or with `Accept: text/event-stream` a stream.",
+        EVENTS_QUERY,
+        codex::events,
+    ),
+];
+
+const fn probe(
+    id: &'static str,
+    path: &'static str,
+    summary: &'static str,
+    handler: Handler<Node>,
+) -> Route<Node> {
+    Route { kind: Kind::Probe, ..read(id, path, Surface::Diagnostics, summary, &[], handler) }
+}
+
+const fn read(
+    id: &'static str,
+    path: &'static str,
+    surface: Surface,
+    summary: &'static str,
+    query: &'static [Field],
+    handler: Handler<Node>,
+) -> Route<Node> {
+    let (method, kind, access) = (Method::Get, Kind::Read, Access::Open);
+    Route { id, method, path, kind, surface, access, describe: true, summary, query, body: None, handler }
+}
+
+const fn write(
+    id: &'static str,
+    path: &'static str,
+    summary: &'static str,
+    query: &'static [Field],
+    body: &'static [Field],
+    handler: Handler<Node>,
+) -> Route<Node> {
+    let row = read(id, path, Surface::Business, summary, query, handler);
+    Route { method: Method::Post, kind: Kind::Write, body: Some(body), ..row }
+}
