@@ -436,9 +436,7 @@ impl Core {
             _ => {}
         }
         if let Some(Caller { id, .. }) = ask.caller() {
-            let seconds = REQUEST_DEADLINE.as_secs();
-            let message =
-                format!("app-server did not answer within {seconds} s. Whether it acted is not known.");
+            let message = "app-server did not answer in time. Whether it acted is not known.";
             out.push(Effect::Reply { id, outcome: Err(Error::new(error::APP_SERVER_TIMEOUT, message)) });
         }
     }

@@ -273,6 +273,26 @@ fn a_sleeper_wakes_for_a_commit_and_for_the_end() {
 }
 
 #[test]
+fn a_segment_that_cannot_be_closed_grows_until_it_can() {
+    let fixture = Fixture::new(SMALL);
+    let (mut log, ..) = fixture.open(0);
+    let in_the_way = fixture.dir.join(recovery::NEW);
+    fs::create_dir(&in_the_way).unwrap();
+    for _ in 0..10 {
+        append(&mut log, 2, 20);
+        assert_eq!(log.commit().unwrap(), None);
+    }
+    assert_eq!(read_all(log.feed(), 0).0, (1..=20).collect::<Vec<_>>());
+    fs::remove_dir(in_the_way).unwrap();
+    append(&mut log, 1, 20);
+    assert_eq!(log.commit().unwrap(), Some(21));
+    append(&mut log, 1, 20);
+    log.commit().unwrap();
+    assert_eq!(read_all(log.feed(), 0).0, (1..=22).collect::<Vec<_>>());
+    assert_eq!(fixture.names(), ["events-00000000000000000001.jsonl", "events.jsonl"]);
+}
+
+#[test]
 fn a_rotation_that_was_cut_off_is_completed() {
     let fixture = Fixture::new(LARGE);
     let (mut log, ..) = fixture.open(0);
