@@ -292,11 +292,9 @@ impl Core {
         ask: Ask,
         out: &mut Vec<Effect>,
     ) {
-        let rpc = self.live.next_rpc;
-        self.live.next_rpc += 1;
         let deadline = now.mono + REQUEST_DEADLINE;
         let give_up_at = ask.caller().map_or(deadline, |caller| caller.until.min(deadline));
-        self.live.rpcs.insert(rpc, Pending { ask, give_up_at });
+        let rpc = self.live.pend(ask, give_up_at);
         out.push(Effect::Send { epoch, message: protocol::request(rpc, method, params) });
     }
 
@@ -439,6 +437,16 @@ impl Core {
             let message = "app-server did not answer in time. Whether it acted is not known.";
             out.push(Effect::Reply { id, outcome: Err(Error::new(error::APP_SERVER_TIMEOUT, message)) });
         }
+    }
+}
+
+impl Live {
+    /// Expects an answer until `give_up_at`, under a new number.
+    pub(crate) fn pend(&mut self, ask: Ask, give_up_at: Duration) -> u64 {
+        let rpc = self.next_rpc;
+        self.next_rpc += 1;
+        self.rpcs.insert(rpc, Pending { ask, give_up_at });
+        rpc
     }
 }
 

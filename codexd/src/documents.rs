@@ -126,7 +126,7 @@ pub struct Documents {
 }
 
 impl Documents {
-    /// Starts the thread. `done` learns of each checkpoint that is safe on disk, as the number it covers.
+    /// Starts the thread. `inbox` learns of each checkpoint that is safe on disk, as the number it covers.
     ///
     /// # Errors
     /// If the thread cannot be started.
@@ -181,6 +181,10 @@ struct Writer {
 
 impl Writer {
     fn run(&self, views: &Receiver<Job>, checkpoints: &Receiver<Job>) {
+        // It never changes, so it is not written with the others.
+        let runs =
+            document::write(&self.paths.state("run-registry.json"), &views::runs(), Durability::Process);
+        tell(runs);
         let (mut views_open, mut checkpoints_open) = (true, true);
         let never = crossbeam_channel::never();
         while views_open || checkpoints_open {
@@ -214,9 +218,13 @@ impl Writer {
                 let _ = self.inbox.send(Input::Checkpointed(state.seq()));
             }),
         };
-        if let Err(error) = written {
-            trace::warn(None, format_args!("a document could not be written: {error}"));
-        }
+        tell(written);
+    }
+}
+
+fn tell(written: io::Result<()>) {
+    if let Err(error) = written {
+        trace::warn(None, format_args!("a document could not be written: {error}"));
     }
 }
 
@@ -226,8 +234,7 @@ fn write_views(paths: &Paths, place: &Place, snapshot: &Snapshot, feed: &Feed) -
     };
     write("daemon-state.json", &views::daemon(snapshot, place))?;
     write("session-registry.json", &views::registry(snapshot, place, views::MAX_REGISTRY_BYTES))?;
-    write("recent-events.json", &views::recent(snapshot, feed)?)?;
-    write("run-registry.json", &views::runs())
+    write("recent-events.json", &views::recent(snapshot, feed)?)
 }
 
 /// Two are kept: the newer replaces the older one only when it is whole on disk.

@@ -36,14 +36,9 @@ impl Core {
         }
         let request = match &create.thread_id {
             None => protocol::thread_start(&create),
-            Some(thread_id) => match self.state.session_of_thread(thread_id) {
-                None => protocol::thread_adopt(&create, thread_id),
-                Some(session) => {
-                    let message = format!("threadId {thread_id} is held by session {}.", session.id);
-                    let error =
-                        Error::new(error::CONFLICT, message).details(json!({ "sessionId": session.id }));
-                    return out.push(Effect::Reply { id: caller.id, outcome: Err(error) });
-                }
+            Some(thread_id) => match self.unheld(thread_id) {
+                Ok(()) => protocol::thread_adopt(&create, thread_id),
+                Err(error) => return out.push(Effect::Reply { id: caller.id, outcome: Err(error) }),
             },
         };
         self.ask(now, epoch, request, Ask::Create { caller, create }, out);
@@ -59,14 +54,9 @@ impl Core {
         out: &mut Vec<Effect>,
     ) {
         let outcome = result.map_err(|error| refused(&create, error)).and_then(|answer| {
-            let thread_id = answer["thread"]["id"].as_str().map(str::to_owned).ok_or_else(|| {
-                Error::new(error::APP_SERVER_ERROR, "app-server answered without a thread id.")
-            })?;
+            let thread_id = protocol::thread_id(&answer)?;
             // Two callers may have named the same thread while neither had it yet.
-            if let Some(holder) = self.state.session_of_thread(&thread_id) {
-                let message = format!("threadId {thread_id} is held by session {}.", holder.id);
-                return Err(Error::new(error::CONFLICT, message).details(json!({ "sessionId": holder.id })));
-            }
+            self.unheld(&thread_id)?;
             Ok((thread_id, answer))
         });
         let outcome = outcome.and_then(|(thread_id, answer)| {
@@ -86,6 +76,13 @@ impl Core {
             Ok(Reply::Session(self.seen(&self.find(&session_id)?)))
         });
         out.push(Effect::Reply { id: caller.id, outcome });
+    }
+
+    /// Fails if an open session has this thread.
+    fn unheld(&self, thread_id: &str) -> Result<(), Error> {
+        let Some(holder) = self.state.session_of_thread(thread_id) else { return Ok(()) };
+        let message = format!("threadId {thread_id} is held by session {}.", holder.id);
+        Err(Error::new(error::CONFLICT, message).details(json!({ "sessionId": holder.id })))
     }
 
     /// The session that goes first: the oldest closed one, else the oldest without a turn.

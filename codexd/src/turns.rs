@@ -10,7 +10,7 @@ use common::time::Now;
 use serde_json::{Value, json};
 
 use crate::app_server::protocol::{self, RpcError};
-use crate::core::{Ask, Caller, Core, Effect, Epoch, Pending, Reply, StartTurn};
+use crate::core::{Ask, Caller, Core, Effect, Epoch, Reply, StartTurn};
 use crate::event::Event;
 use crate::state::{Session, Turn, TurnStatus};
 
@@ -56,15 +56,14 @@ impl Core {
 
     /// Pure: what state and child allow.
     fn admit(&self, session: &Session, turn: &StartTurn) -> Result<Admit, Error> {
+        let current = session.turn.as_ref().and_then(|turn| turn.id());
         let conflict = |message: String| {
-            let current = session.turn.as_ref().and_then(|turn| turn.id());
             Error::new(error::CONFLICT, message).details(json!({ "currentTurnId": current }))
         };
         if !session.open {
             return Err(conflict(format!("Session {} is closed.", session.id)));
         }
         let busy = session.turn.is_some() || self.live.starting.contains(&session.seq);
-        let current = session.turn.as_ref().and_then(|turn| turn.id());
         match &turn.expected_turn_id {
             Some(expected) if current == Some(expected) => Ok(Admit::Steer(expected.clone())),
             Some(expected) => Err(conflict(format!(
@@ -119,9 +118,9 @@ impl Core {
                 return out.push(Effect::Reply { id: caller.id, outcome });
             }
         };
-        let Some(thread_id) = answer["thread"]["id"].as_str().map(str::to_owned) else {
-            let error = Error::new(error::APP_SERVER_ERROR, "app-server answered without a thread id.");
-            return out.push(Effect::Reply { id: caller.id, outcome: Err(error) });
+        let thread_id = match protocol::thread_id(&answer) {
+            Ok(thread_id) => thread_id,
+            Err(error) => return out.push(Effect::Reply { id: caller.id, outcome: Err(error) }),
         };
         // What the session had stands; the child's word counts only where nothing was known.
         let mut settings = protocol::settings(&answer);
@@ -150,25 +149,10 @@ impl Core {
         out: &mut Vec<Effect>,
     ) {
         let Some(session) = self.by_seq(session) else { return };
-        let (session_id, thread_id) = (session.id.clone(), session.thread_id.clone());
-        let taken = result.map_err(|error| error.into_error("the turn")).and_then(|answer| {
-            let id = answer["turn"]["id"].as_str().map(str::to_owned);
-            id.ok_or_else(|| Error::new(error::APP_SERVER_ERROR, "app-server answered without a turn id."))
+        let outcome = self.take_turn(now, &session, result, out).and_then(|(turn_id, seq)| {
+            let session = self.find(&session.id)?;
+            Ok(Reply::Turn { session: self.seen(&session), turn_id, seq })
         });
-        let outcome = match taken {
-            Ok(turn_id) => {
-                let accepted = Event::TurnAccepted { session_id, thread_id, turn_id: turn_id.clone() };
-                let seq = self.emit(now, accepted, out);
-                self.by_seq(session.seq)
-                    .map(|session| Reply::Turn { session: self.seen(&session), turn_id, seq })
-                    .ok_or_else(|| Error::new(error::NOT_FOUND, "The session is gone."))
-            }
-            Err(error) => {
-                let reason = error.message.clone();
-                self.emit(now, Event::TurnRefused { session_id, thread_id, reason }, out);
-                Err(error)
-            }
-        };
         out.push(Effect::Reply { id: caller.id, outcome });
     }
 
@@ -181,15 +165,30 @@ impl Core {
         out: &mut Vec<Effect>,
     ) {
         let Some(session) = self.by_seq(session) else { return };
+        let _ = self.take_turn(now, &session, result, out); // the log knows; nobody waits for it
+    }
+
+    /// Writes down what the child answered to `turn/start`.
+    fn take_turn(
+        &mut self,
+        now: Now,
+        session: &Session,
+        result: Result<Value, RpcError>,
+        out: &mut Vec<Effect>,
+    ) -> Result<(String, Seq), Error> {
         let (session_id, thread_id) = (session.id.clone(), session.thread_id.clone());
-        let event = match result.as_ref().map(|answer| answer["turn"]["id"].as_str()) {
-            Ok(Some(turn_id)) => Event::TurnAccepted { session_id, thread_id, turn_id: turn_id.to_owned() },
-            Ok(None) => {
-                Event::TurnRefused { session_id, thread_id, reason: "an answer without a turn id".into() }
+        let taken = result.map_err(|error| error.into_error("the turn"));
+        match taken.and_then(|answer| protocol::turn_id(&answer)) {
+            Ok(turn_id) => {
+                let accepted = Event::TurnAccepted { session_id, thread_id, turn_id: turn_id.clone() };
+                Ok((turn_id, self.emit(now, accepted, out)))
             }
-            Err(error) => Event::TurnRefused { session_id, thread_id, reason: error.message.clone() },
-        };
-        self.emit(now, event, out);
+            Err(error) => {
+                let reason = error.message.clone();
+                self.emit(now, Event::TurnRefused { session_id, thread_id, reason }, out);
+                Err(error)
+            }
+        }
     }
 
     /// Asks the child what became of the `turn/start` request `doubt`.
@@ -248,10 +247,7 @@ impl Core {
 
     fn ask_again_later(&mut self, now: Now, doubt: u64) {
         // A request that was never sent is never answered, and what is not answered is asked again.
-        let rpc = self.live.next_rpc;
-        self.live.next_rpc += 1;
-        let ask = Ask::History { doubt };
-        self.live.rpcs.insert(rpc, Pending { ask, give_up_at: now.mono + HISTORY_RETRY });
+        self.live.pend(Ask::History { doubt }, now.mono + HISTORY_RETRY);
     }
 
     /// The session whose `turn/start` is in doubt, if it still is: the answer may have come after all.

@@ -215,6 +215,22 @@ pub fn settings(answer: &Value) -> Settings {
     }
 }
 
+/// The thread that an answer is about.
+///
+/// # Errors
+/// `app_server_error` if it names none.
+pub fn thread_id(answer: &Value) -> Result<String, Error> {
+    named(answer, "thread")
+}
+
+/// The turn that an answer is about.
+///
+/// # Errors
+/// `app_server_error` if it names none.
+pub fn turn_id(answer: &Value) -> Result<String, Error> {
+    named(answer, "turn")
+}
+
 /// What a turn's parameters change for good: the child keeps them for the turns that follow.
 pub fn changes(params: &Map<String, Value>) -> Settings {
     let text = |key: &str| params.get(key).and_then(Value::as_str).map(str::to_owned);
@@ -306,6 +322,11 @@ fn shorten(result: &mut Value) {
         let len = newest_first.len();
         newest(newest_first, 0..len.min(1));
     }
+}
+
+fn named(answer: &Value, what: &str) -> Result<String, Error> {
+    let id = answer[what]["id"].as_str().map(str::to_owned);
+    id.ok_or_else(|| Error::new(error::APP_SERVER_ERROR, format!("app-server answered without a {what} id.")))
 }
 
 fn restated(session: &Session) -> Map<String, Value> {

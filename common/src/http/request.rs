@@ -44,7 +44,6 @@ pub struct Request {
     pub body: Vec<u8>,
     pub(super) minor: u8,
     pub(super) headers: Vec<(String, String)>,
-    pub(super) query_string: String,
     pub(super) query: Vec<(String, String)>,
     pub(super) params: Vec<(&'static str, String)>,
     pub(super) stream: Arc<TcpStream>,
@@ -79,11 +78,6 @@ impl Request {
     /// The first value of that name in the query string.
     pub fn query_value(&self, name: &str) -> Option<&str> {
         self.query.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
-    }
-
-    /// The query string as it was sent, without the `?`; empty if there is none.
-    pub fn query_string(&self) -> &str {
-        &self.query_string
     }
 
     /// The decoded path parameter of that name; empty if the route has none such.

@@ -144,7 +144,6 @@ impl<S> Session<'_, S> {
             body: Vec::new(),
             minor: head.minor,
             query: head.query()?,
-            query_string: head.query,
             params: route::params(route, &head.path)?,
             path: head.path,
             headers: head.headers,
