@@ -123,6 +123,12 @@ pub fn end_leftover(pgid: u32, mark: &str) -> bool {
     wait_until_gone(pgid, Duration::from_secs(2))
 }
 
+/// Whether the process that `start_mark` named so still runs.
+pub fn is_alive(pid: u32, mark: &str) -> bool {
+    let (Some(found), Some(known)) = (process(pid), parse_mark(mark)) else { return false };
+    !found.zombie && boot_id() == known.boot && found.ticks.abs_diff(known.ticks) <= SLACK_TICKS
+}
+
 /// Names a process by boot and start time, so that a number given out again is not mistaken for it; `None` if it is gone.
 pub fn start_mark(pid: u32) -> Option<String> {
     process(pid).map(|found| format!("{}/{}", boot_id(), found.ticks))
@@ -318,9 +324,10 @@ mod tests {
         let later = format!("{boot}/{}", ticks.parse::<u64>().unwrap() + 10);
         assert!(!end_leftover(pgid, &later), "a later process has the number");
         assert!(!end_leftover(pgid, &format!("other-boot/{ticks}")));
+        assert!(is_alive(pgid, &mark) && !is_alive(pgid, &later));
         let waiter = thread::spawn(move || started.group.reap(&mut started.process));
         assert!(end_leftover(pgid, &mark));
         assert!(waiter.join().unwrap().unwrap().code().is_none());
-        assert!(!end_leftover(pgid, &mark), "it is gone");
+        assert!(!end_leftover(pgid, &mark) && !is_alive(pgid, &mark), "it is gone");
     }
 }

@@ -13,13 +13,38 @@ pub const SESSIONS: &str = "/v1/codexd/sessions";
 pub const SESSION: &str = "/v1/codexd/sessions/:id";
 /// A new turn, or a word into the running one.
 pub const TURN: &str = "/v1/codexd/turn";
-/// Events, as SSE or a WebSocket.
+/// One turn, read back.
+pub const TURN_READ: &str = "/v1/codexd/turns/:id";
+/// Events, as a page, as SSE or as a WebSocket.
 pub const EVENTS: &str = "/v1/codexd/events";
+/// Ends the running turn of a session.
+pub const INTERRUPT: &str = "/v1/codexd/sessions/:id/interrupt";
+/// Ends a session.
+pub const CLOSE: &str = "/v1/codexd/sessions/:id/close";
+/// A session's turns as a person would read them.
+pub const TRANSCRIPT: &str = "/v1/codexd/sessions/:id/transcript";
+/// What the agent waits for.
+pub const APPROVALS: &str = "/v1/codexd/approvals";
+/// The answer to it.
+pub const APPROVAL: &str = "/v1/codexd/approvals/:id";
+/// The child's list of models.
+pub const MODELS: &str = "/v1/codexd/models";
 
 /// The longest a call may wait for the end of a turn, in milliseconds: ten minutes.
 pub const MAX_WAIT_MS: i64 = 600_000;
 /// Sessions or events of one page.
 pub const MAX_PAGE: i64 = 1000;
+/// Turns of a page of a transcript that does not say how many it wants.
+pub const TRANSCRIPT_PAGE: i64 = 100;
+/// Events of a page that does not say how many it wants.
+pub const EVENTS_PAGE: i64 = 100;
+/// The longest deadline of a turn, in milliseconds: a week.
+pub const MAX_TURN_MS: i64 = 604_800_000;
+/// The longest `Idempotency-Key`: twice what a UUID with a prefix needs.
+pub const MAX_KEY_BYTES: usize = 128;
+
+/// The longest type of an event that is looked for; the child's own have 60 bytes at most.
+pub const MAX_TYPE_BYTES: usize = 256;
 
 crate::body! {
     /// Body of a session's creation. All but `metadata` and `purpose` reach the child.
@@ -57,6 +82,15 @@ crate::body! {
         optional sandbox_policy "sandboxPolicy": object, "Sandbox of this and later turns: an object with type readOnly, workspaceWrite or dangerFullAccess.";
         optional service_tier "serviceTier": string, "Tier of the model's service.";
         optional summary "summary": string, "auto, concise, detailed or none.";
+        optional timeout_ms "timeoutMs": integer(1, MAX_TURN_MS), "The turn is interrupted when it has run for so long; never by default.";
+    }
+}
+
+crate::body! {
+    /// Body of the answer to an approval or a question: one of the two.
+    pub struct ApprovalAnswer {
+        optional decision "decision": one_of("accept", "acceptForSession", "acceptWithExecpolicyAmendment", "decline", "cancel"), "What may happen; acceptWithExecpolicyAmendment also writes a rule that holds for good.";
+        optional answers "answers": object, "For a question: by its id a text, a list of texts, or the child's own object.";
     }
 }
 
@@ -65,6 +99,12 @@ pub const SESSIONS_QUERY: &[Field] = crate::fields![
     optional "status": one_of("active", "closed"), "Only sessions in this state.";
     optional "purpose": one_of("duplex", "worker"), "Only sessions for this.";
     optional "limit": integer(1, MAX_PAGE), "How many at most; 1000 by default.";
+    optional "cursor": string, "`nextCursor` of the page before.";
+];
+
+/// Query of a transcript.
+pub const TRANSCRIPT_QUERY: &[Field] = crate::fields![
+    optional "limit": integer(1, MAX_PAGE), "How many turns at most; 100 by default, and fewer where they are large.";
     optional "cursor": string, "`nextCursor` of the page before.";
 ];
 
@@ -77,6 +117,9 @@ pub const TURN_QUERY: &[Field] = crate::fields![
 pub const EVENTS_QUERY: &[Field] = crate::fields![
     optional "after": integer(0, i64::MAX), "Begins behind this sequence number.";
     optional "sessionId": string, "Only events of this session.";
+    optional "type": string(MAX_TYPE_BYTES), "Only events of this type; a prefix ends in `.*`.";
+    optional "limit": integer(1, MAX_PAGE), "Of a page: how many at most; 100 by default.";
+    optional "waitMs": integer(0, MAX_WAIT_MS), "Of a page: waits so long for a first event.";
 ];
 
 #[cfg(test)]
@@ -86,7 +129,15 @@ mod tests {
 
     #[test]
     fn the_tables_have_no_faults() {
-        for fields in [SessionCreate::FIELDS, TurnCreate::FIELDS, SESSIONS_QUERY, TURN_QUERY, EVENTS_QUERY] {
+        for fields in [
+            SessionCreate::FIELDS,
+            TurnCreate::FIELDS,
+            ApprovalAnswer::FIELDS,
+            SESSIONS_QUERY,
+            TRANSCRIPT_QUERY,
+            TURN_QUERY,
+            EVENTS_QUERY,
+        ] {
             assert_eq!(wire::faults(fields), Vec::<String>::new());
         }
     }

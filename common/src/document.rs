@@ -31,11 +31,19 @@ pub enum Durability {
 pub fn write<T: Serialize>(path: &Path, value: &T, durability: Durability) -> io::Result<()> {
     let mut text = serde_json::to_vec_pretty(value)?;
     text.push(b'\n');
+    write_text(path, &text, durability)
+}
+
+/// The same with a text that is JSON already.
+///
+/// # Errors
+/// As `write`.
+pub fn write_text(path: &Path, text: &[u8], durability: Durability) -> io::Result<()> {
     let temporary = beside(path, "tmp");
     let written = (|| {
         let mut file =
             OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-        file.write_all(&text)?;
+        file.write_all(text)?;
         if durability == Durability::Power {
             file.sync_all()?;
         }
@@ -87,6 +95,9 @@ pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
 /// Makes `path` and what lies above it, with mode 0700; one that exists is narrowed to it.
 pub fn make_folder(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    if fs::metadata(path)?.permissions().mode() & 0o777 == 0o700 {
+        return Ok(()); // on a read-only disk that is all one can ask for
+    }
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
 

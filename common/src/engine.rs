@@ -1,7 +1,7 @@
 //! The loop of a daemon: take a batch of inputs, step, commit, then act.
 //!
-//! Owns the order that makes "acknowledged" mean "durable": what a step decides is appended and synced before any of
-//! it leaves, and a batch that cannot be made durable is refused whole and forgotten. Knows nothing of what the
+//! Owns the order that makes "acknowledged" mean "durable": what a step decides is appended and synced, after what its
+//! lines refer to, before any of it leaves, and a batch that cannot be made durable is refused whole and forgotten. Knows nothing of what the
 //! machine does; both daemons bring their own.
 
 use std::io;
@@ -47,9 +47,14 @@ pub trait Shell<M: Machine> {
     /// # Errors
     /// What the disk says.
     fn rebuild(&mut self, log: &Log) -> io::Result<M>;
-    /// A batch is durable. `closed` is the last number of a segment that was closed with it.
+    /// Makes durable what the lines of a batch refer to, before the lines are.
+    ///
+    /// # Errors
+    /// What the disk says; the batch is refused then.
+    fn prepare(&mut self, effects: &[M::Effect]) -> io::Result<()>;
+    /// A batch is durable, and its effects are done. `closed` is the last number of a segment that was closed with it.
     fn committed(&mut self, machine: &M, now: Now, log: &mut Log, closed: Option<Seq>);
-    /// Does one effect; `true` ends the loop.
+    /// Does one effect of a batch that is durable; `true` ends the loop.
     fn perform(&mut self, effect: M::Effect) -> bool;
     /// A batch could not be made durable: answer every caller in it and in the machine, end the child.
     fn refuse(&mut self, effects: Vec<M::Effect>, machine: &M, why: &io::Error);
@@ -111,6 +116,10 @@ fn live<M: Machine, S: Shell<M>>(
     let (mut out, mut batch, mut started) = (Vec::new(), Vec::new(), false);
     machine.step(clock.now(), M::start(), &mut out);
     loop {
+        if let Err(why) = shell.prepare(&out) {
+            shell.refuse(out, machine, &why);
+            return Ok(Outcome::Refused { started, why });
+        }
         for line in out.iter().filter_map(M::line) {
             log.append(line);
         }
@@ -123,11 +132,13 @@ fn live<M: Machine, S: Shell<M>>(
             }
         };
         started = true;
-        shell.committed(machine, clock.now(), log, closed);
+        let mut exit = false;
         for effect in out.drain(..) {
-            if shell.perform(effect) {
-                return Ok(Outcome::Exit);
-            }
+            exit |= shell.perform(effect);
+        }
+        shell.committed(machine, clock.now(), log, closed);
+        if exit {
+            return Ok(Outcome::Exit);
         }
         let wake_at = [machine.deadline(), shell.wake_at()].into_iter().flatten().min();
         inbox.batch(wake_at.map(|at| clock.instant(at)), M::size, &mut batch);
@@ -258,8 +269,11 @@ mod tests {
 
     struct Hands {
         answers: Sender<u64>,
-        latest: Vec<Seq>,
+        /// At each commit the newest number, and how many were answered before it was told.
+        latest: Vec<(Seq, usize)>,
         folder: std::path::PathBuf,
+        /// Told to stop when a batch is refused.
+        refused: Option<Sender<In>>,
     }
 
     impl Shell<Sum> for Hands {
@@ -272,8 +286,12 @@ mod tests {
             })?;
             Ok(Sum { total, next: log.next() })
         }
+        fn prepare(&mut self, effects: &[Out]) -> io::Result<()> {
+            let unlucky = |effect: &Out| matches!(effect, Out::Line(line) if line.ends_with(":1313}"));
+            if effects.iter().any(unlucky) { Err(io::Error::other("unlucky")) } else { Ok(()) }
+        }
         fn committed(&mut self, _: &Sum, _: Now, log: &mut Log, _: Option<Seq>) {
-            self.latest.push(log.feed().latest());
+            self.latest.push((log.feed().latest(), self.answers.len()));
         }
         fn perform(&mut self, effect: Out) -> bool {
             match effect {
@@ -283,7 +301,11 @@ mod tests {
             }
             false
         }
-        fn refuse(&mut self, _: Vec<Out>, _: &Sum, _: &io::Error) {}
+        fn refuse(&mut self, _: Vec<Out>, _: &Sum, _: &io::Error) {
+            if let Some(calls) = self.refused.take() {
+                calls.send(In::Stop).unwrap();
+            }
+        }
         fn refuse_input(&mut self, _: In, _: &Sum, _: &io::Error) -> bool {
             false
         }
@@ -304,15 +326,32 @@ mod tests {
         }
         calls.send(In::Stop).unwrap();
         let mut log = Log::open(&folder, limits, 0, |_, _| Ok(())).unwrap().log;
-        let mut hands = Hands { answers, latest: Vec::new(), folder: folder.clone() };
+        let mut hands = Hands { answers, latest: Vec::new(), folder: folder.clone(), refused: None };
         run(Clock::start(), &Inbox { calls: receiver, child }, &mut log, &mut hands).unwrap();
         assert_eq!(
             hands.latest,
-            [0, 256, 300],
-            "one commit for start, one for a full batch, one for the rest"
+            [(0, 0), (256, 256), (300, 300)],
+            "one commit for start, one for a full batch, one for the rest; told when their effects are done"
         );
         assert_eq!(answered.try_iter().last(), Some(45_150));
         assert_eq!(hands.rebuild(&log).unwrap().total, 45_150);
+    }
+
+    #[test]
+    fn a_batch_that_cannot_be_prepared_is_refused_whole() {
+        let folder = folder("engine-prepare");
+        let limits = Limits { segment_bytes: 1 << 20, total_bytes: 1 << 20 };
+        let (calls, receiver) = bounded(10);
+        let (_child, child) = bounded(1);
+        let (answers, answered) = bounded(10);
+        for n in [12, 1313, 14] {
+            calls.send(In::Add(n)).unwrap();
+        }
+        let mut log = Log::open(&folder, limits, 0, |_, _| Ok(())).unwrap().log;
+        let mut hands = Hands { answers, latest: Vec::new(), folder, refused: Some(calls) };
+        run(Clock::start(), &Inbox { calls: receiver, child }, &mut log, &mut hands).unwrap();
+        assert_eq!((hands.rebuild(&log).unwrap().total, log.next()), (0, 1), "nothing of it is in the log");
+        assert_eq!(answered.len(), 0, "and nobody was answered");
     }
 
     #[test]

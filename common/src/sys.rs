@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 
 fn check(result: libc::c_int) -> io::Result<()> {
@@ -39,6 +39,16 @@ pub fn set_backlog(listener: &TcpListener, most: usize) -> io::Result<()> {
     let most = libc::c_int::try_from(most).unwrap_or(libc::c_int::MAX);
     // SAFETY: listen takes two integers and touches no memory of ours; the descriptor is open while it is borrowed.
     check(unsafe { libc::listen(listener.as_raw_fd(), most) })
+}
+
+/// Whether the peer has closed its sending half or is gone, as far as that is known here; never waits, and leaves what it
+/// has sent to be read.
+pub fn has_left(stream: &TcpStream) -> bool {
+    let (mut byte, flags) = ([0_u8; 1], libc::MSG_PEEK | libc::MSG_DONTWAIT);
+    // SAFETY: `byte` is valid for writes of its one byte for the whole call; the descriptor is open while it is borrowed.
+    let seen = unsafe { libc::recv(stream.as_raw_fd(), byte.as_mut_ptr().cast(), 1, flags) };
+    let waits = |kind| matches!(kind, io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted);
+    seen == 0 || (seen < 0 && !waits(io::Error::last_os_error().kind()))
 }
 
 /// Raises the soft limit of open descriptors to the hard one (at most 65 536, which macOS takes too), and says what it is then.

@@ -94,6 +94,11 @@ pub struct Peer {
 }
 
 impl Peer {
+    /// The connection itself, for those who pass its bytes on and speak no WebSocket.
+    pub fn into_socket(self) -> Socket {
+        self.socket
+    }
+
     /// Speaks WebSocket until either side ends it: this thread reads and calls `on_text`, one more thread, `name`,
     /// calls `source` and writes.
     ///

@@ -20,7 +20,7 @@ use std::time::Duration;
 pub use gate::Gate;
 pub(crate) use incoming::close_gently;
 pub use listener::{Running, Server, admit_all};
-pub use request::Request;
+pub use request::{Client, Request};
 pub use response::{Answer, Run, Socket, Style, Writer};
 pub use route::{Access, Handler, Kind, Method, Route, Surface, faults};
 
@@ -57,6 +57,9 @@ pub const LINGER_FOR: Duration = Duration::from_secs(1);
 pub const PING_EVERY: Duration = Duration::from_secs(20);
 /// A WebSocket peer's answer to our close; a slow one first reads what is on its way.
 pub const CLOSE_WITHIN: Duration = Duration::from_secs(5);
+/// How often one who works long for a client looks whether it is still there: what it holds for one that has left, others
+/// may wait for.
+pub const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// All large answers that are being sent: clients that never read would otherwise fill the memory.
 pub const MAX_ANSWERS_BYTES: usize = 64 * 1024 * 1024;
 

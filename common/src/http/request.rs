@@ -3,7 +3,6 @@
 //! Where two parsers could read a message in two ways, it is refused, so a proxy before us never disagrees with us
 //! about where a request ends. Knows nothing of reading from sockets, of routes or of answers.
 
-use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -14,7 +13,7 @@ use super::incoming::Held;
 use super::route::{Method, decode};
 use crate::Error;
 use crate::error::{HEADERS_TOO_LARGE, HTTP_VERSION_NOT_SUPPORTED, INVALID_REQUEST, PAYLOAD_TOO_LARGE};
-use crate::wire;
+use crate::{sys, wire};
 
 /// Two of these could mean two things to two readers.
 const SINGLE: [&str; 8] = [
@@ -103,18 +102,26 @@ impl Request {
         wire::object(&self.body, self.header("content-type"))
     }
 
-    /// Whether the client is gone, or has at least closed its sending half. For handlers that work long for one
-    /// client and should stop when nobody waits.
+    /// Whether the client has left. For handlers that work long for one client and should stop when nobody waits.
     pub fn abandoned(&self) -> bool {
-        if self.stream.set_nonblocking(true).is_err() {
-            return true;
-        }
-        let seen = self.stream.peek(&mut [0]);
-        let restored = self.stream.set_nonblocking(false);
-        match seen {
-            Ok(bytes) => bytes == 0 || restored.is_err(),
-            Err(error) => error.kind() != ErrorKind::WouldBlock || restored.is_err(),
-        }
+        sys::has_left(&self.stream)
+    }
+
+    /// Who asked, for those who work for them when the request is gone.
+    pub fn client(&self) -> Client {
+        Client(self.stream.clone())
+    }
+}
+
+/// The client of a request.
+#[derive(Clone)]
+pub struct Client(pub(super) Arc<TcpStream>);
+
+impl Client {
+    /// Whether it is gone, or has at least closed its sending half. One that has sent more than its request is taken to
+    /// be there.
+    pub fn has_left(&self) -> bool {
+        sys::has_left(&self.0)
     }
 }
 

@@ -11,7 +11,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::Value;
 use tiny_http::{HTTPVersion, Header, Response, StatusCode};
 
-use super::Limits;
+use super::{Client, Limits};
 use crate::error::UPGRADE_REQUIRED;
 use crate::{Error, trace};
 
@@ -226,6 +226,11 @@ pub struct Writer {
 impl Writer {
     pub(super) fn new(stream: Arc<TcpStream>, shape: &Shape) -> Writer {
         Writer { stream, chunked: shape.minor == 1 }
+    }
+
+    /// Who reads it.
+    pub fn client(&self) -> Client {
+        Client(self.stream.clone())
     }
 
     /// The end of the body; without it the client knows that something is missing.

@@ -12,10 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
 use std::time::Instant;
 
+use super::seek::{self, SEEK_BYTES};
 use super::{Segment, Seq, seq_of};
-
-/// A seek stops halving below this, and reads on from there.
-const SEEK_BYTES: u64 = 64 * 1024;
 
 /// What readers share with the one writer.
 pub struct Feed(Mutex<Published>);
@@ -174,6 +172,9 @@ impl Feed {
             }
         }
         thread::park_timeout(until.saturating_duration_since(Instant::now()));
+        // Who was not woken would stay on the list until the next commit, which may be days away, and others after it.
+        let me = thread::current().id();
+        self.lock().sleepers.retain(|sleeper| sleeper.id() != me);
     }
 
     /// Ends every reader that has caught up.
@@ -281,65 +282,22 @@ fn deliver(
     Ok(end as u64)
 }
 
-/// The offset at which the line `seq` begins, or would: lines carry their number, so halving needs no index.
 fn find(segment: &Segment, seq: Seq) -> io::Result<u64> {
-    if seq <= segment.first {
-        return Ok(0);
-    }
-    let (mut low, mut high) = (0, segment.len()); // a line starts at `low`; its number is at most `seq`
-    while high - low > SEEK_BYTES {
-        match line_from(segment, low + (high - low) / 2, high)? {
-            Some((start, found)) if found <= seq => low = start,
-            _ => high = low + (high - low) / 2,
-        }
-    }
-    // From here on lines are walked; the one at `low` may be long, so what follows may lie past `high`.
-    let end = segment.len();
-    while low < end {
-        match line_at(segment, low, end)? {
-            Some((found, _)) if found >= seq => return Ok(low),
-            Some((_, next)) => low = next,
-            None => return Err(damaged("a line without a number")),
-        }
-    }
-    Ok(end)
-}
-
-/// The first line that starts after `from` and before `limit`: where it starts, and its number.
-fn line_from(segment: &Segment, from: u64, limit: u64) -> io::Result<Option<(u64, Seq)>> {
-    let Some(start) = end_of_line(segment, from, limit)? else { return Ok(None) };
-    if start >= limit {
-        return Ok(None);
-    }
-    let mut head = [0; 32];
-    let size = (segment.len() - start).min(32) as usize;
-    segment.file.read_exact_at(&mut head[..size], start)?;
-    seq_of(&head[..size]).map(|seq| Some((start, seq))).ok_or_else(|| damaged("a line without a number"))
-}
-
-/// The number of the line that starts at `start`, and where the next one starts.
-fn line_at(segment: &Segment, start: u64, limit: u64) -> io::Result<Option<(Seq, u64)>> {
-    let mut head = [0; 32];
-    let size = (segment.len() - start).min(32) as usize;
-    segment.file.read_exact_at(&mut head[..size], start)?;
-    let Some(seq) = seq_of(&head[..size]) else { return Ok(None) };
-    Ok(end_of_line(segment, start, limit)?.map(|next| (seq, next)))
-}
-
-/// Where the line that holds `from` ends, its newline included.
-fn end_of_line(segment: &Segment, mut from: u64, limit: u64) -> io::Result<Option<u64>> {
-    let mut block = [0; 4096];
-    while from < limit {
-        let size = (limit - from).min(4096) as usize;
-        segment.file.read_exact_at(&mut block[..size], from)?;
-        if let Some(at) = block[..size].iter().position(|&byte| byte == b'\n') {
-            return Ok(Some(from + at as u64 + 1));
-        }
-        from += size as u64;
-    }
-    Ok(None)
+    if seq <= segment.first { Ok(0) } else { seek::offset(&segment.file, segment.len(), seq) }
 }
 
 fn damaged(what: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("the log holds {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sleeper_that_nobody_woke_is_not_remembered() {
+        let feed = Feed::new(VecDeque::new(), 1);
+        feed.sleep(0, Instant::now());
+        assert!(feed.lock().sleepers.is_empty());
+    }
 }

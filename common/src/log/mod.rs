@@ -6,6 +6,7 @@
 
 mod feed;
 mod recovery;
+mod seek;
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
@@ -17,6 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 pub use feed::{Cursor, Feed, Got};
 pub use recovery::{Replayed, replay};
+pub use seek::offset;
 
 use crate::{document, trace};
 
@@ -63,6 +65,8 @@ pub struct Log {
     limits: Limits,
     feed: Arc<Feed>,
     active: Arc<Segment>,
+    /// The same to write; none if the disk was read-only at the start and nothing was committed since.
+    out: Option<File>,
     /// Full segments, oldest first, with their paths.
     full: VecDeque<(Arc<Segment>, PathBuf)>,
     batch: Vec<u8>,
@@ -83,6 +87,9 @@ pub struct Opened {
 impl Log {
     /// Opens the log in `folder`, repairs its end, and hands every line after `after` to `apply`.
     ///
+    /// A disk that is read-only is no error, if there is a log: it can be read, and each commit looks whether it can be
+    /// written meanwhile.
+    ///
     /// A torn end is cut. Files that are damaged before their end are renamed to `….damaged-<time>`, and the log starts
     /// afresh after the highest number they held.
     ///
@@ -97,13 +104,23 @@ impl Log {
         let replayed = recovery::repair(folder, after, apply)?;
         let active_path = folder.join(recovery::ACTIVE);
         let fresh = replayed.next == 1 || replayed.segments.is_empty();
-        let file = open_segment(&active_path)?;
-        document::sync_folder(folder)?;
+        let (file, out) = match open_segment(&active_path) {
+            Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+                trace::error(None, format_args!("{}: {error}", active_path.display()));
+                (File::open(&active_path)?, None)
+            }
+            opened => {
+                let file = opened?;
+                document::sync_folder(folder)?;
+                (file.try_clone()?, Some(file))
+            }
+        };
+        let torn_at = replayed.torn_at();
         let mut full: VecDeque<_> = replayed.segments.into();
         if full.back().is_some_and(|found| found.path == active_path) {
             full.pop_back();
         }
-        let len = file.metadata()?.len();
+        let len = torn_at.map_or_else(|| file.metadata().map(|data| data.len()), Ok)?;
         let first = if len == 0 {
             replayed.next
         } else {
@@ -124,6 +141,7 @@ impl Log {
             limits,
             feed,
             active,
+            out,
             full: closed,
             batch: Vec::new(),
             committed: next,
@@ -168,13 +186,14 @@ impl Log {
         let batch = std::mem::take(&mut self.batch);
         let next = std::mem::replace(&mut self.next, self.committed);
         let len = self.active.len();
-        if let Err(error) = self.active.file.write_all_at(&batch, len) {
-            return Err(match self.active.file.set_len(len) {
+        let out = self.writer().map_err(CommitError::Rejected)?;
+        if let Err(error) = out.write_all_at(&batch, len) {
+            return Err(match out.set_len(len) {
                 Ok(()) => CommitError::Rejected(error),
                 Err(error) => CommitError::Unknown(error),
             });
         }
-        self.active.file.sync_data().map_err(CommitError::Unknown)?;
+        out.sync_data().map_err(CommitError::Unknown)?;
         self.active.len.store(len + batch.len() as u64, Ordering::Release);
         (self.committed, self.next) = (next, next);
         self.feed.publish(next);
@@ -213,19 +232,35 @@ impl Log {
         }
     }
 
+    /// The active segment, to write. What could not be repaired at the start, since the disk was read-only, is now.
+    fn writer(&mut self) -> io::Result<&File> {
+        let out = match self.out.take() {
+            Some(out) => out,
+            None => {
+                recovery::finish_rotation(&self.folder)?;
+                let file = open_segment(&self.folder.join(recovery::ACTIVE))?;
+                file.set_len(self.active.len())?;
+                file
+            }
+        };
+        Ok(self.out.insert(out))
+    }
+
     /// Closes the active segment and begins a new one. `Rejected` means that all is as before; once a name has changed,
     /// anything that fails makes it unknown which file a restart would find under it.
     fn rotate(&mut self) -> Result<(), CommitError> {
         let active_path = self.folder.join(recovery::ACTIVE);
         let full_path = self.folder.join(recovery::full_name(self.active.first));
         let new_path = self.folder.join(recovery::NEW);
-        let file = open_segment(&new_path).map_err(CommitError::Rejected)?;
+        let out = open_segment(&new_path).map_err(CommitError::Rejected)?;
+        let file = out.try_clone().map_err(CommitError::Rejected)?;
         fs::rename(&active_path, &full_path).map_err(CommitError::Rejected)?;
         fs::rename(&new_path, &active_path)
             .and_then(|()| document::sync_folder(&self.folder))
             .map_err(CommitError::Unknown)?;
         let new = Arc::new(Segment { first: self.next, file, len: AtomicU64::new(0) });
         self.feed.add(new.clone());
+        self.out = Some(out);
         self.full.push_back((std::mem::replace(&mut self.active, new), full_path));
         Ok(())
     }
@@ -251,7 +286,7 @@ fn open_segment(path: &Path) -> io::Result<File> {
 }
 
 /// The number that a line begins with.
-pub(crate) fn seq_of(line: &[u8]) -> Option<Seq> {
+pub fn seq_of(line: &[u8]) -> Option<Seq> {
     let digits = line.strip_prefix(b"{\"seq\":")?;
     let end = digits.iter().position(|&byte| byte == b',')?;
     std::str::from_utf8(&digits[..end]).ok()?.parse().ok()

@@ -70,8 +70,12 @@ pub(super) fn repair(
     after: Seq,
     apply: impl FnMut(Seq, &str) -> Result<(), String>,
 ) -> io::Result<Replayed> {
-    finish_rotation(folder)?;
+    let repaired = finish_rotation(folder);
     let mut replayed = replay(folder, after, apply)?;
+    if let Err(error) = repaired {
+        let as_it_is = error.kind() == io::ErrorKind::ReadOnlyFilesystem && replayed.damage().is_none();
+        return if as_it_is { Ok(replayed) } else { Err(error) };
+    }
     match std::mem::replace(&mut replayed.end, End::Whole) {
         End::Whole => {}
         End::Torn(len) => {
@@ -103,7 +107,7 @@ pub(super) fn repair(
 }
 
 /// A rotation that was cut off between its two renames is completed; its new, empty file is made again.
-fn finish_rotation(folder: &Path) -> io::Result<()> {
+pub(super) fn finish_rotation(folder: &Path) -> io::Result<()> {
     match fs::remove_file(folder.join(NEW)) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

@@ -234,15 +234,13 @@ fn a_rejected_commit_leaves_nothing_behind() {
     let (mut log, ..) = fixture.open(0);
     append(&mut log, 2, 0);
     log.commit().unwrap();
-    let good = log.active.clone();
     // A file that cannot be written stands in for a disk that is full.
-    let read_only = File::open(fixture.dir.join("events.jsonl")).unwrap();
-    log.active = Arc::new(Segment { first: 1, file: read_only, len: AtomicU64::new(good.len()) });
+    let good = log.out.replace(File::open(fixture.dir.join("events.jsonl")).unwrap());
     append(&mut log, 3, 0);
     // Nor can it be cut back, which is the harder of the two errors.
     assert!(matches!(log.commit(), Err(CommitError::Unknown(_))));
     assert_eq!(log.next(), 3);
-    log.active = good;
+    log.out = good;
     append(&mut log, 1, 0);
     log.commit().unwrap();
     assert_eq!(read_all(log.feed(), 0).0, [1, 2, 3]);
