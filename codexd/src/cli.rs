@@ -1,7 +1,9 @@
 //! The command line of codexd.
 
 use std::io::{self, Write};
+use std::sync::Arc;
 
+use common::child::is_alive;
 use common::config::{self, EXIT_FAILED, EXIT_USAGE, Usage, Values};
 use common::log::Feed;
 use serde_json::{Map, Value};
@@ -10,6 +12,7 @@ use crate::config::{Config, FLAGS};
 use crate::core::{STATUS_SESSIONS, Snapshot};
 use crate::documents::{self, Paths};
 use crate::state::ChildStatus;
+use crate::transcript::Transcripts;
 use crate::{api, daemon, smoke};
 
 const USAGE: &str = "\
@@ -109,11 +112,13 @@ fn snapshot(config: &Config, paths: &Paths) -> io::Result<Value> {
         }
     };
     let mut snapshot = Snapshot::new(&state, STATUS_SESSIONS);
-    let alive = snapshot.daemon.pid.and_then(common::child::start_mark);
-    snapshot.daemon.started &= alive.as_deref() == Some(snapshot.daemon.process_mark.as_str());
-    if !snapshot.daemon.started {
-        // Killed, it could not write down that its child went with it.
-        (snapshot.child.pid, snapshot.child.status) = (None, ChildStatus::Stopped);
+    let (daemon, child) = (&mut snapshot.daemon, &mut snapshot.child);
+    daemon.started &= daemon.pid.is_some_and(|pid| is_alive(pid, &daemon.process_mark));
+    let child_lives =
+        child.pid.zip(child.process_mark.as_deref()).is_none_or(|(pid, mark)| is_alive(pid, mark));
+    if !daemon.started || !child_lives {
+        // Killed, or without room on its disk, it could not write down that its child went with it.
+        (child.pid, child.status) = (None, ChildStatus::Stopped);
     }
     let mut place = daemon::place(config);
     if let Ok(text) = std::fs::read(paths.state("identity.json")) {
@@ -122,7 +127,8 @@ fn snapshot(config: &Config, paths: &Paths) -> io::Result<Value> {
         (place.daemon_id, place.node_id, place.repo_root) =
             (text("daemonId"), text("nodeId"), text("repoRoot"));
     }
-    api::snapshot_view(&snapshot, &place, &feed).map_err(io::Error::other)
+    let disk = daemon::disk(config, Arc::new(Transcripts::look(&paths.state)?));
+    api::snapshot_view(&snapshot, &place, &feed, &disk).map_err(io::Error::other)
 }
 
 fn summary(snapshot: &Value) -> String {

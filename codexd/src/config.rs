@@ -1,10 +1,19 @@
 //! What codexd is told by flags and variables, checked once.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use common::config::{self, Flag, LocalUrl, Usage, Values};
 use common::log::{Limits, MIN_SEGMENT_BYTES};
 use serde_json::Value;
+
+use crate::ceilings::{APPROVAL_POLICIES, Ceilings, SANDBOXES};
+use crate::core::Rules;
+
+/// The longest that an approval may wait: a week.
+const MAX_APPROVAL_TIMEOUT_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 
 /// Every setting, for the parser, the help and the docs.
 pub const FLAGS: &[Flag] = &[
@@ -35,11 +44,16 @@ pub const FLAGS: &[Flag] = &[
         "--server-strategy",
         "BAA_CODEXD_SERVER_STRATEGY",
         "NAME",
-        "spawn: codexd runs app-server itself.",
+        "spawn: codexd runs app-server itself; external: it connects to the one at --server-endpoint.",
     )
     .default("spawn"),
-    Flag::new("--server-endpoint", "BAA_CODEXD_SERVER_ENDPOINT", "URL", "How app-server is reached.")
-        .default("stdio://"),
+    Flag::new(
+        "--server-endpoint",
+        "BAA_CODEXD_SERVER_ENDPOINT",
+        "URL",
+        "With external: where app-server listens, ws://127.0.0.1:PORT.",
+    )
+    .default("stdio://"),
     Flag::new("--server-command", "BAA_CODEXD_SERVER_COMMAND", "PROGRAM", "What is run.").default("codex"),
     Flag::new(
         "--server-arg",
@@ -50,6 +64,33 @@ pub const FLAGS: &[Flag] = &[
     .default("app-server")
     .list(' '),
     Flag::new("--server-cwd", "BAA_CODEXD_SERVER_CWD", "DIR", "Where it runs; the repo root by default."),
+    Flag::new(
+        "--approval-timeout-ms",
+        "BAA_CODEXD_APPROVAL_TIMEOUT_MS",
+        "MS",
+        "An approval that nobody answers for so long is declined.",
+    )
+    .default("600000"),
+    Flag::new(
+        "--cwd-root",
+        "BAA_CODEXD_CWD_ROOT",
+        "DIR",
+        "Sessions may work below these folders alone; anywhere by default.",
+    )
+    .list(':'),
+    Flag::new(
+        "--sandbox-max",
+        "BAA_CODEXD_SANDBOX_MAX",
+        "MODE",
+        "The most that a sandbox may allow: read-only, workspace-write or danger-full-access.",
+    ),
+    Flag::new(
+        "--approval-policy-allowed",
+        "BAA_CODEXD_APPROVAL_POLICY_ALLOWED",
+        "POLICY",
+        "Sessions may have these approval policies alone; any by default.",
+    )
+    .list(','),
     Flag::new(
         "--log-segment-bytes",
         "BAA_CODEXD_LOG_SEGMENT_BYTES",
@@ -64,6 +105,13 @@ pub const FLAGS: &[Flag] = &[
         "The log's bound: its oldest files are deleted.",
     )
     .default("268435456"),
+    Flag::new(
+        "--transcripts-total-bytes",
+        "BAA_CODEXD_TRANSCRIPTS_TOTAL_BYTES",
+        "BYTES",
+        "The transcripts' bound: the oldest closed session's goes first.",
+    )
+    .default("1073741824"),
     Flag::variable("BAA_LOG", "LEVEL", "What stderr tells: error, warn, info or debug.").default("info"),
     Flag::switch("--json", "", "Print JSON."),
 ];
@@ -85,14 +133,22 @@ pub struct Config {
     pub event_stream_path: String,
     /// How the child is reached, in words.
     pub server_endpoint: String,
+    /// Where an app-server of somebody else listens; none if codexd runs its own.
+    pub external: Option<SocketAddr>,
     /// What is run.
     pub server_command: String,
     /// Its arguments.
     pub server_args: Vec<String>,
     /// Where it runs.
     pub server_cwd: PathBuf,
+    /// How long an approval waits.
+    pub approval_timeout: Duration,
+    /// What callers may ask for at the most.
+    pub ceilings: Arc<Ceilings>,
     /// The log's bounds.
     pub log: Limits,
+    /// The transcripts' bound.
+    pub transcripts_total_bytes: u64,
     /// Print JSON.
     pub json: bool,
 }
@@ -120,7 +176,11 @@ impl Config {
         let loopback = |text: &str| LocalUrl::parse(text).and_then(|url| url.loopback().map(|()| url));
         values
             .need("BAA_LOG", config::one_of(&["error", "warn", "info", "debug"].map(|level| (level, ()))))?;
-        values.need("--server-strategy", config::one_of(&[("spawn", ())]))?;
+        let strategy = config::one_of(&[("spawn", false), ("external", true)]);
+        let external = match values.need("--server-strategy", strategy)? {
+            true => Some(values.need("--server-endpoint", websocket)?),
+            false => values.need("--server-endpoint", pipes).map(|()| None)?,
+        };
         Ok(Config {
             node_id: values.need("--node-id", config::string)?,
             logs_dir: below("--logs-dir", "logs")?,
@@ -128,18 +188,36 @@ impl Config {
             local_api_base: values.need("--local-api-base", loopback)?,
             event_stream_path: values.need("--event-stream-path", stream_path)?,
             server_endpoint: values.need("--server-endpoint", config::string)?,
+            external,
             server_command: values.need("--server-command", config::string)?,
             server_args: values.all("--server-arg", config::string)?,
             server_cwd: values.get("--server-cwd", config::path)?.unwrap_or_else(|| repo_root.clone()),
+            approval_timeout: Duration::from_millis(
+                values.need("--approval-timeout-ms", config::integer(1..=MAX_APPROVAL_TIMEOUT_MS))?,
+            ),
+            ceilings: Arc::new(ceilings(values)?),
             log,
+            transcripts_total_bytes: bytes("--transcripts-total-bytes")?,
             json: values.need("--json", config::boolean)?,
             repo_root,
         })
     }
 
+    /// What the core holds to.
+    pub fn rules(&self) -> Rules {
+        let (approval_timeout, ceilings) = (self.approval_timeout, self.ceilings.clone());
+        Rules { external: self.external.is_some(), approval_timeout, ceilings }
+    }
+
+    /// How app-server is had.
+    pub fn strategy(&self) -> &'static str {
+        if self.external.is_some() { "external" } else { "spawn" }
+    }
+
     /// The settings as `config` prints them, in the order of the flags.
     pub fn rows(&self) -> Vec<(&'static str, Value)> {
         let path = |path: &Path| Value::from(path.display().to_string());
+        let spawned = |value| if self.external.is_some() { Value::Null } else { value };
         vec![
             ("node_id", self.node_id.clone().into()),
             ("repo_root", path(&self.repo_root)),
@@ -147,18 +225,93 @@ impl Config {
             ("state_dir", path(&self.state_dir)),
             ("local_api_base", self.local_api_base.to_string().into()),
             ("event_stream_path", self.event_stream_path.clone().into()),
-            ("server_strategy", "spawn".into()),
+            ("server_strategy", self.strategy().into()),
             ("server_endpoint", self.server_endpoint.clone().into()),
-            ("server_command", self.server_command.clone().into()),
-            ("server_args", self.server_args.clone().into()),
-            ("server_cwd", path(&self.server_cwd)),
+            ("server_command", spawned(self.server_command.clone().into())),
+            ("server_args", spawned(self.server_args.clone().into())),
+            ("server_cwd", spawned(path(&self.server_cwd))),
+            ("approval_timeout_ms", (self.approval_timeout.as_millis() as u64).into()),
+            ("cwd_root", self.ceilings.cwd_roots.iter().map(|root| root.display().to_string()).collect()),
+            ("sandbox_max", self.ceilings.sandbox_max.map(|rank| SANDBOXES[rank].0).into()),
+            ("approval_policy_allowed", self.ceilings.approval_policies.clone().into()),
             ("log_segment_bytes", self.log.segment_bytes.into()),
             ("log_total_bytes", self.log.total_bytes.into()),
+            ("transcripts_total_bytes", self.transcripts_total_bytes.into()),
         ]
+    }
+}
+
+fn ceilings(values: &Values) -> Result<Ceilings, Usage> {
+    let root = |text: &str| {
+        let path = config::path(text)?;
+        path.canonicalize().map_err(|error| format!("cannot be looked at: {error}"))
+    };
+    let sandboxes: Vec<_> = SANDBOXES.iter().enumerate().map(|(rank, (word, _))| (*word, rank)).collect();
+    let policies = APPROVAL_POLICIES.map(|policy| (policy, policy));
+    let policy = |text: &str| config::one_of(&policies)(text).map(str::to_owned);
+    Ok(Ceilings {
+        cwd_roots: values.all("--cwd-root", root)?,
+        sandbox_max: values.get("--sandbox-max", config::one_of(&sandboxes))?,
+        approval_policies: values.all("--approval-policy-allowed", policy)?,
+    })
+}
+
+/// An app-server of somebody else speaks plain WebSocket, and whoever reaches it may do anything: loopback alone.
+fn websocket(text: &str) -> Result<SocketAddr, String> {
+    let form = || "is not of the form ws://127.0.0.1:PORT, as --server-strategy external needs".to_owned();
+    let http = text.strip_prefix("ws://").map(|rest| format!("http://{rest}")).ok_or_else(form)?;
+    let url = LocalUrl::parse(&http).map_err(|_| form())?;
+    url.loopback()?;
+    let address = url.address().filter(|_| url.port != 0).ok_or_else(form)?;
+    Ok(SocketAddr::new(address, url.port))
+}
+
+/// A child of our own is reached through its pipes; who names another way wants `external`.
+fn pipes(text: &str) -> Result<(), String> {
+    match text {
+        "stdio://" => Ok(()),
+        _ => Err("is for --server-strategy external; spawn has stdio://".to_owned()),
     }
 }
 
 fn stream_path(text: &str) -> Result<String, String> {
     let fine = text.starts_with("/v1/codexd/") && !text.contains([':', '?', '#', ' ']);
     if fine { Ok(text.to_owned()) } else { Err("is no path below /v1/codexd/".to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_app_server_of_somebody_else_is_on_loopback() {
+        let read = |args: &[&str]| {
+            let args = ["config"].iter().chain(args).map(|arg| arg.to_string().into());
+            Config::read(&Values::read(FLAGS, args.collect::<Vec<_>>(), |_| None).unwrap())
+        };
+        let external = |endpoint| read(&["--server-strategy", "external", "--server-endpoint", endpoint]);
+        let config = external("ws://localhost:7000").unwrap();
+        assert_eq!((config.external, config.strategy()), ("127.0.0.1:7000".parse().ok(), "external"));
+        let unused = |(name, value): &&(&str, Value)| {
+            ["server_command", "server_args", "server_cwd"].contains(name) && value.is_null()
+        };
+        assert_eq!(config.rows().iter().filter(unused).count(), 3);
+        let form = "is not of the form ws://127.0.0.1:PORT";
+        for (wrong, why) in [
+            ("stdio://", form),
+            ("http://127.0.0.1:1", form),
+            ("wss://127.0.0.1:1", form),
+            ("ws://127.0.0.1:0", form),
+            ("ws://127.0.0.1", form),
+            ("ws://x y", form),
+            ("ws://10.0.0.1:1", "not loopback"),
+            ("ws://example.com:1", "not loopback"),
+        ] {
+            let said = external(wrong).unwrap_err().to_string();
+            assert!(said.starts_with("--server-endpoint") && said.contains(why), "{said}");
+        }
+        let said = read(&["--server-endpoint", "ws://127.0.0.1:1"]).unwrap_err().to_string();
+        assert!(said.contains("--server-strategy external"), "{said}");
+        assert_eq!(read(&[]).unwrap().strategy(), "spawn");
+    }
 }

@@ -1,38 +1,45 @@
 //! The one pure step: what happened goes in, what is to be done comes out.
 //!
-//! No I/O, no clock, no thread. `State` is what the log says; `Live` is what dies with the process. Sessions and turns
-//! have their part of the step in files of their own; the child's life is in `supervise`.
+//! No I/O, no clock, no thread. `State` is what the log says; `Live` is what dies with the process. Sessions, turns,
+//! interrupts, approvals and the child's history have their part of the step in files of their own; the child's life is
+//! in `supervise`, requests to it are in `requests`.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::Error;
-use common::child::Signal;
 use common::engine::Machine;
 use common::error;
 use common::log::Seq;
-use common::time::{Now, Timestamp};
-use serde_json::{Map, Value};
+use common::time::Now;
+use serde_json::Value;
 
-pub use calls::{Call, Create, Page, Reply, STATUS_SESSIONS, SessionSeen, Snapshot, StartTurn};
+pub use calls::{
+    Answer, Call, Create, Given, Page, Reply, STATUS_SESSIONS, SessionSeen, Snapshot, StartTurn, Work,
+};
 
-use crate::app_server::protocol::{self, RpcError};
+use crate::app_server::protocol;
+use crate::approvals::ApprovalsLive;
+use crate::cut::Whole;
 use crate::deltas::Deltas;
 use crate::event::{self, Event, Notice, Record};
+use crate::history::Doubt;
+use crate::interrupts::Interrupt;
+use crate::requests::Requests;
 use crate::sessions::MAX_SESSIONS;
 use crate::state::{Session, State};
 use crate::supervise::Child;
 
+pub use inputs::{Birth, Effect, FromChild, Input, Rules};
+
 mod calls;
+mod inputs;
 
 /// Requests to the child that are under way at once: above about 100 it begins to lose some.
 pub const MAX_IN_FLIGHT: usize = 64;
-/// How long the child may take to answer a request.
-pub const REQUEST_DEADLINE: Duration = Duration::from_secs(20);
 /// How long a call waits for a child that is not up.
 pub const PARKED_DEADLINE: Duration = Duration::from_secs(12);
-
 /// How long a call takes at the most, whatever it needs of the child: below the 30 s that conductor waits.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(28);
 
@@ -41,104 +48,39 @@ pub type CallId = u64;
 /// Counts the children: what a replaced one still sends is stale.
 pub type Epoch = u64;
 
-/// Everything that happens.
-#[derive(Debug)]
-pub enum Input {
-    /// The process begins; the first input.
-    Start,
-    /// Somebody wants something.
-    Call { id: CallId, call: Call },
-    /// The child did something.
-    Child { epoch: Epoch, event: FromChild },
-    /// A deadline has come.
-    Tick,
-    /// A checkpoint of everything up to here is safe on disk.
-    Checkpointed(Seq),
-    /// The process is asked to end.
-    Stop(&'static str),
-}
-
-/// What the child does.
-#[derive(Debug)]
-pub enum FromChild {
-    /// Its process runs.
-    Spawned { pid: u32, process_mark: String },
-    /// It answered a request.
-    Answer { rpc: u64, result: Result<Value, RpcError> },
-    /// It told something.
-    Notice(Box<Notice>),
-    /// It asks something and waits.
-    Asked { id: Value, method: String, thread_id: Option<String>, turn_id: Option<String> },
-    /// It sent a line over the bound.
-    LineDropped { bytes: u64 },
-    /// It is gone with its whole group, or was never there.
-    Exited { reason: String },
-}
-
-/// Everything that can be done.
-#[derive(Debug)]
-pub enum Effect {
-    /// Write this line to the log.
-    Append(String),
-    /// Answer a caller.
-    Reply { id: CallId, outcome: Result<Reply, Error> },
-    /// Start a child.
-    Spawn(Epoch),
-    /// Send it a message.
-    Send { epoch: Epoch, message: Value },
-    /// Tell it that nothing follows.
-    CloseStdin(Epoch),
-    /// Signal its group.
-    Signal { epoch: Epoch, signal: Signal },
-    /// Let segments go that this and the checkpoint before it make needless.
-    Checkpointed(Seq),
-    /// End the process.
-    Exit,
-}
-
-/// What a process brings to the state that it takes up.
-#[derive(Clone, Debug)]
-pub struct Birth {
-    /// The name for a log without a past.
-    pub new_log_id: Option<String>,
-    /// The number that the log gives next.
-    pub next: Seq,
-    /// What became of the time before, in words that end a sentence.
-    pub past: &'static str,
-    /// No child of this process had a higher epoch.
-    pub epoch_floor: Epoch,
-    /// The process.
-    pub pid: u32,
-    /// What tells it from a later one with that pid.
-    pub process_mark: String,
-    /// When it began.
-    pub process_started_at: Timestamp,
-    /// Its version.
-    pub version: String,
-}
-
 /// What dies with the process.
 pub(crate) struct Live {
     pub(crate) child: Child,
     pub(crate) supervision: crate::supervise::Memory,
-    /// Requests to the child that have no answer yet.
-    pub(crate) rpcs: BTreeMap<u64, Pending>,
-    pub(crate) next_rpc: u64,
-    /// `turn/start` requests without an answer whose callers have been told so, by their sessions.
-    pub(crate) doubtful: BTreeMap<u64, Seq>,
+    pub(crate) requests: Requests,
+    /// Sessions of whose turn only the child's history can tell what became.
+    pub(crate) doubts: BTreeMap<Seq, Doubt>,
     /// This child does not know `thread/turns/list`.
     pub(crate) no_turns_list: bool,
-    /// Calls that wait for the child to come up, or for room in flight.
+    /// Calls that wait for the child, for room in flight, or for something to be settled.
     pub(crate) parked: VecDeque<Parked>,
+    /// Something has happened for which parked calls may wait.
+    pub(crate) stirred: bool,
+    /// Calls under way that have a key, and the key.
+    pub(crate) keyed: BTreeMap<CallId, String>,
     /// Sessions whose thread the child has loaded.
     pub(crate) loaded: BTreeSet<Seq>,
     /// Sessions for which a request is under way that will become a turn.
     pub(crate) starting: BTreeSet<Seq>,
+    /// Sessions whose turn is to end.
+    pub(crate) interrupts: BTreeMap<Seq, Interrupt>,
+    /// When the turns of sessions have run for as long as they may.
+    pub(crate) turn_deadlines: BTreeMap<Seq, Duration>,
+    /// Steerings whose callers were told that nobody knows, by their requests: the child may answer yet.
+    pub(crate) late_steers: BTreeMap<u64, (Seq, Box<StartTurn>)>,
+    /// Callers that wait for the end of a turn.
+    pub(crate) waiting: BTreeMap<CallId, Waiting>,
+    pub(crate) approvals: ApprovalsLive,
     pub(crate) deltas: Deltas,
 }
 
 /// Somebody who waits.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Caller {
     pub(crate) id: CallId,
     /// When the answer is due, whatever it takes.
@@ -151,43 +93,9 @@ pub(crate) struct Parked {
     pub(crate) give_up_at: Duration,
 }
 
-pub(crate) struct Pending {
-    pub(crate) ask: Ask,
-    pub(crate) give_up_at: Duration,
-}
-
-/// Why a request was sent, and so what its answer means.
-pub(crate) enum Ask {
-    Initialize,
-    ConfigRead,
-    AccountRead,
-    /// `thread/start` or `thread/resume` for a new session.
-    Create {
-        caller: Caller,
-        create: Box<Create>,
-    },
-    /// `thread/resume`, or `thread/start` anew, before a turn.
-    Load {
-        caller: Caller,
-        session: Seq,
-        turn: Box<StartTurn>,
-        anew: bool,
-    },
-    /// `turn/start`.
-    Turn {
-        caller: Caller,
-        session: Seq,
-    },
-    /// `thread/turns/list`, or `thread/read` where that is not known: what became of a `turn/start` without an answer.
-    History {
-        doubt: u64,
-    },
-    /// `turn/steer`.
-    Steer {
-        caller: Caller,
-        session: Seq,
-        turn_id: String,
-    },
+pub(crate) struct Waiting {
+    pub(crate) turn_id: String,
+    pub(crate) until: Duration,
 }
 
 /// State and what becomes of it.
@@ -205,13 +113,19 @@ impl Core {
         let live = Live {
             child: Child::Down { restart_at: None },
             supervision: Default::default(),
-            rpcs: BTreeMap::new(),
-            next_rpc: 1,
-            doubtful: BTreeMap::new(),
+            requests: Requests::default(),
+            doubts: BTreeMap::new(),
             no_turns_list: false,
             parked: VecDeque::new(),
+            stirred: false,
+            keyed: BTreeMap::new(),
             loaded: BTreeSet::new(),
             starting: BTreeSet::new(),
+            interrupts: BTreeMap::new(),
+            turn_deadlines: BTreeMap::new(),
+            late_steers: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            approvals: ApprovalsLive::default(),
             deltas: Deltas::default(),
         };
         Core { state, live, birth, max_sessions: MAX_SESSIONS }
@@ -224,18 +138,21 @@ impl Core {
 
     /// Every caller that waits, for the shell when it throws this core away.
     pub fn callers(&self) -> impl Iterator<Item = CallId> {
-        let asked = self.live.rpcs.values().filter_map(|pending| pending.ask.caller());
-        asked.chain(self.live.parked.iter().map(|parked| parked.caller)).map(|caller| caller.id)
+        let asked = self.live.requests.callers();
+        let parked = self.live.parked.iter().map(|parked| parked.caller.id);
+        asked.chain(parked).chain(self.live.waiting.keys().copied())
     }
 
-    /// The answer to a call that only reads; `None` if it does more.
+    /// The answer to a call that only reads; `None` if it does more, or waits.
     pub fn read(&self, call: &Call) -> Option<Result<Reply, Error>> {
         Some(match call {
             Call::Readiness => self.readiness().map(|()| Reply::Ready),
             Call::Status => Ok(Reply::Status(Box::new(Snapshot::new(&self.state, STATUS_SESSIONS)))),
             Call::Sessions(page) => Ok(self.page(page)),
-            Call::Session { id } => self.find(id).map(|session| Reply::Session(self.seen(&session))),
-            Call::Create(_) | Call::StartTurn(_) => return None,
+            Call::Session { id } => self.find(id).map(|session| self.session_reply(&session)),
+            Call::Turn { id, .. } => Ok(Reply::TurnSeen(self.turn_seen(id))),
+            Call::Approvals => Ok(Reply::Approvals(self.state.approvals().pending().cloned().collect())),
+            Call::Work(_) | Call::Answer(_) | Call::Interrupt { .. } | Call::Close { .. } => return None,
         })
     }
 
@@ -255,6 +172,17 @@ impl Core {
     }
 
     pub(crate) fn emit(&mut self, now: Now, event: Event, out: &mut Vec<Effect>) -> Seq {
+        self.emit_cut(now, event, None, out)
+    }
+
+    /// Writes down an event of which something was cut, which is to be kept whole.
+    pub(crate) fn emit_cut(
+        &mut self,
+        now: Now,
+        event: Event,
+        whole: Option<Arc<Whole>>,
+        out: &mut Vec<Effect>,
+    ) -> Seq {
         let record = Record { seq: self.birth.next, at: now.wall, event };
         self.birth.next += 1;
         let line = event::render(&record);
@@ -264,8 +192,20 @@ impl Core {
             Ok(read) => self.state.apply(&read),
             Err(why) => panic!("a line of the log cannot be read back ({why}): {line}"),
         }
-        out.push(Effect::Append(line));
+        let session_id = record.event.transcribed().map(str::to_owned);
+        let whole = match &record.event {
+            Event::App(notice) => notice.whole.clone(),
+            _ => whole,
+        };
+        out.push(Effect::Append { line, session_id, whole });
+        self.tell_waiting(&record.event, out);
         record.seq
+    }
+
+    /// Answers a caller; if its call had a key, others with that key may go on.
+    pub(crate) fn reply(&mut self, id: CallId, outcome: Result<Reply, Error>, out: &mut Vec<Effect>) {
+        self.live.stirred |= self.live.keyed.remove(&id).is_some();
+        out.push(Effect::Reply { id, outcome });
     }
 
     pub(crate) fn find(&self, id: &str) -> Result<Arc<Session>, Error> {
@@ -283,51 +223,77 @@ impl Core {
         SessionSeen { session: session.clone(), child_pid: self.state.child().pid }
     }
 
-    /// Sends a request to the child, which must be running.
-    pub(crate) fn ask(
-        &mut self,
-        now: Now,
-        epoch: Epoch,
-        (method, params): (&str, Map<String, Value>),
-        ask: Ask,
-        out: &mut Vec<Effect>,
-    ) {
-        let deadline = now.mono + REQUEST_DEADLINE;
-        let give_up_at = ask.caller().map_or(deadline, |caller| caller.until.min(deadline));
-        let rpc = self.live.pend(ask, give_up_at);
-        out.push(Effect::Send { epoch, message: protocol::request(rpc, method, params) });
+    pub(crate) fn session_reply(&self, session: &Arc<Session>) -> Reply {
+        let of_it = |approval: &&Arc<_>| {
+            let approval: &crate::state::Approval = approval;
+            approval.asked.session_id == session.id
+        };
+        let pending = self.state.approvals().pending().filter(of_it).cloned().collect();
+        Reply::Session { seen: self.seen(session), pending }
     }
 
     fn call(&mut self, now: Now, caller: Caller, call: Call, out: &mut Vec<Effect>) {
-        if let Some(outcome) = self.read(&call) {
-            out.push(Effect::Reply { id: caller.id, outcome });
-            return;
-        }
-        let epoch = match &self.live.child {
-            Child::Up { epoch, .. } if self.live.rpcs.len() < MAX_IN_FLIGHT => *epoch,
-            _ => {
-                match self.refusal() {
-                    Some(error) => out.push(Effect::Reply { id: caller.id, outcome: Err(error) }),
-                    None => {
-                        let give_up_at = now.mono + PARKED_DEADLINE;
-                        self.live.parked.push_back(Parked { caller, call, give_up_at });
-                    }
-                }
-                return;
-            }
-        };
         match call {
-            Call::Create(create) => self.create_session(now, epoch, caller, create, out),
-            Call::StartTurn(turn) => self.start_turn(now, epoch, caller, turn, out),
-            Call::Readiness | Call::Status | Call::Sessions(_) | Call::Session { .. } => {}
+            Call::Work(work) => {
+                // Nobody may begin to wait for something that would outlive the process.
+                if let Some(error) = self.refusal().filter(|_| self.live.supervision.is_stopping()) {
+                    return self.reply(caller.id, Err(error), out);
+                }
+                if let Some(work) = self.take_key(now, caller, work, out) {
+                    self.work(now, caller, work, out);
+                }
+            }
+            Call::Answer(answer) => self.answer_approval(now, caller, &answer, out),
+            Call::Interrupt { id } => self.interrupt_call(now, caller, &id, out),
+            Call::Close { id } => self.close_call(now, caller, &id, out),
+            Call::Turn { id, wait } if !wait.is_zero() => self.wait_for_turn(now, caller, id, wait, out),
+            call => {
+                if let Some(outcome) = self.read(&call) {
+                    self.reply(caller.id, outcome, out);
+                }
+            }
         }
     }
 
-    /// Takes parked calls up again, as far as there is room.
-    pub(crate) fn unpark(&mut self, now: Now, out: &mut Vec<Effect>) {
-        while matches!(self.live.child, Child::Up { .. }) && self.live.rpcs.len() < MAX_IN_FLIGHT {
-            let Some(parked) = self.live.parked.pop_front() else { return };
-            self.call(now, parked.caller, parked.call, out);
+    /// What needs the child is done now, or parked until there is one with room.
+    fn work(&mut self, now: Now, caller: Caller, work: Work, out: &mut Vec<Effect>) {
+        let epoch = match &self.live.child {
+            Child::Up { epoch, .. } if self.live.requests.has_room() => *epoch,
+            _ => {
+                return match self.refusal() {
+                    Some(error) => self.reply(caller.id, Err(error), out),
+                    None => self.park(now, caller, work),
+                };
+            }
+        };
+        match work {
+            Work::Create(create) => self.create_session(now, epoch, caller, create, out),
+            Work::StartTurn(turn) => self.start_turn(now, epoch, caller, turn, out),
+            Work::Models => {
+                self.ask(now, epoch, protocol::models(), crate::requests::Ask::Models(caller), out)
+            }
+        }
+    }
+
+    pub(crate) fn park(&mut self, now: Now, caller: Caller, work: Work) {
+        let give_up_at = (now.mono + PARKED_DEADLINE).min(caller.until);
+        self.live.parked.push_back(Parked { caller, call: Call::Work(work), give_up_at });
+    }
+
+    /// Takes parked calls up again; those that must wait on keep their place and their deadline.
+    fn unpark(&mut self, now: Now, out: &mut Vec<Effect>) {
+        // One that is answered may be what the next waited for.
+        while std::mem::take(&mut self.live.stirred) {
+            for _ in 0..self.live.parked.len() {
+                let Some(Parked { caller, call, give_up_at }) = self.live.parked.pop_front() else { return };
+                let before = self.live.parked.len();
+                self.call(now, caller, call, out);
+                if self.live.parked.len() > before
+                    && let Some(again) = self.live.parked.back_mut()
+                {
+                    again.give_up_at = give_up_at;
+                }
+            }
         }
     }
 
@@ -335,64 +301,75 @@ impl Core {
         if self.live.child.epoch() != Some(epoch) {
             return; // of a child that was replaced
         }
+        self.live.requests.heard(now.mono);
         match event {
             FromChild::Spawned { pid, process_mark } => {
                 self.emit(now, Event::ChildSpawned { epoch, pid, process_mark }, out);
             }
-            FromChild::Answer { rpc, result } => {
-                if let Some(session) = self.live.doubtful.remove(&rpc) {
-                    self.turn_answered_late(now, session, result, out);
-                } else if let Some(pending) = self.live.rpcs.remove(&rpc) {
-                    self.answer(now, epoch, pending.ask, result, out);
-                }
-                self.unpark(now, out);
+            FromChild::Connected { endpoint } => {
+                self.emit(now, Event::ChildConnected { epoch, endpoint }, out);
             }
+            FromChild::Answer { rpc, result } => self.answered(now, epoch, rpc, result, out),
             FromChild::Notice(notice) => self.notice(now, *notice, out),
-            FromChild::Asked { id, method, thread_id, turn_id } => {
-                out.push(Effect::Send { epoch, message: protocol::refusal(&id, &method) });
-                let session = thread_id.as_deref().and_then(|thread| self.state.session_of_thread(thread));
-                let session_id = session.map(|session| session.id.clone());
-                let refused = Event::ChildRequestRefused { epoch, method, session_id, thread_id, turn_id };
-                self.emit(now, refused, out);
-            }
+            FromChild::Asked { id, notice } => self.asked(now, epoch, id, *notice, out),
             FromChild::LineDropped { bytes } => {
                 self.emit(now, Event::ChildLineDropped { epoch, bytes }, out);
+                self.doubt_running(now); // it may have been the end of a turn
             }
             FromChild::Exited { reason } => self.exited(now, epoch, &reason, out),
         }
     }
 
-    fn answer(
-        &mut self,
-        now: Now,
-        epoch: Epoch,
-        ask: Ask,
-        result: Result<Value, RpcError>,
-        out: &mut Vec<Effect>,
-    ) {
-        match ask {
-            Ask::Initialize | Ask::ConfigRead | Ask::AccountRead => self.handshake(now, ask, result, out),
-            Ask::Create { caller, create } => self.created(now, caller, *create, result, out),
-            Ask::Load { caller, session, turn, anew } => {
-                self.load_answered(now, epoch, (caller, session, turn, anew), result, out);
-            }
-            Ask::Turn { caller, session } => self.turn_answered(now, caller, session, result, out),
-            Ask::Steer { caller, session, turn_id } => {
-                self.steered(now, caller, session, turn_id, result, out)
-            }
-            Ask::History { doubt } => self.history(now, epoch, doubt, result, out),
-        }
-    }
-
     fn notice(&mut self, now: Now, mut notice: Notice, out: &mut Vec<Effect>) {
         let session = notice.thread_id.as_deref().and_then(|thread| self.state.session_of_thread(thread));
-        notice.session_id = session.map(|session| session.id.clone());
+        let session = session.cloned();
+        notice.session_id = session.as_ref().map(|session| session.id.clone());
         match &notice.session_id {
             Some(id) => notice.detail.insert("sessionId".to_owned(), Value::String(id.clone())),
             None => notice.detail.remove("sessionId"), // the child's own word for something else
         };
+        if session.is_none() && notice.whole.take().is_some() {
+            notice.detail.remove("whole"); // there is no transcript that would keep it
+        }
         self.check_config_warning(now, &notice, out);
+        self.remember_changes(&notice);
+        let Some(session) = session else { return self.write_down(now, notice, out) };
+        match notice.method.as_str() {
+            "turn/started" => {
+                let begun = notice.turn_id.clone();
+                self.write_down(now, notice, out);
+                let ran = session.turn.as_ref().and_then(|turn| turn.id());
+                if ran.is_some() && ran != begun.as_deref() {
+                    self.doubt_stubborn(now, session.seq); // one of the two is not what it seems
+                }
+                self.turn_began(now, session.seq, out);
+            }
+            "turn/completed" => {
+                let turn_id = notice.turn_id.clone();
+                self.flush(now, &session.thread_id, out);
+                self.close_turn(now, &session, turn_id.as_deref(), out);
+                self.write_down(now, notice, out);
+                self.turn_ended(session.seq);
+            }
+            "serverRequest/resolved" => {
+                let request_id = notice.detail.get("requestId").cloned();
+                self.write_down(now, notice, out);
+                self.resolved_elsewhere(now, &session, request_id.as_ref(), out);
+            }
+            _ => self.write_down(now, notice, out),
+        }
+    }
+
+    /// Writes a notification to the log, deltas merged.
+    fn write_down(&mut self, now: Now, notice: Notice, out: &mut Vec<Effect>) {
         for notice in self.live.deltas.take(now.mono, notice) {
+            self.emit(now, Event::App(notice), out);
+        }
+    }
+
+    /// What is held of a thread goes out before anything else of it.
+    pub(crate) fn flush(&mut self, now: Now, thread_id: &str, out: &mut Vec<Effect>) {
+        for notice in self.live.deltas.flush(Some(thread_id)) {
             self.emit(now, Event::App(notice), out);
         }
     }
@@ -401,64 +378,24 @@ impl Core {
         for notice in self.live.deltas.due(now.mono) {
             self.emit(now, Event::App(notice), out);
         }
-        let late: Vec<_> =
-            self.live.rpcs.iter().filter(|(_, p)| p.give_up_at <= now.mono).map(|(&rpc, _)| rpc).collect();
-        for rpc in late {
-            if let Some(pending) = self.live.rpcs.remove(&rpc) {
-                self.unanswered(now, rpc, pending.ask, out);
-            }
-        }
-        while self.live.parked.front().is_some_and(|parked| parked.give_up_at <= now.mono) {
-            let Some(parked) = self.live.parked.pop_front() else { break };
+        self.requests_due(now, out);
+        self.doubts_due(now, out);
+        self.turns_due(now, out);
+        self.interrupts_due(now, out);
+        self.approvals_due(now, out);
+        self.waits_due(now, out);
+        let due = |parked: &Parked| parked.give_up_at <= now.mono;
+        while let Some(at) = self.live.parked.iter().position(due) {
+            let Some(parked) = self.live.parked.remove(at) else { break };
+            let keyed = matches!(&parked.call, Call::Work(work) if work.key().is_some());
             let outcome = Err(match self.live.child {
+                Child::Up { .. } if keyed => protocol::unknown_yet(),
                 Child::Up { .. } => protocol::full(),
                 _ => protocol::unavailable("did not come up in time"),
             });
-            out.push(Effect::Reply { id: parked.caller.id, outcome });
+            self.reply(parked.caller.id, outcome, out);
         }
         self.supervise(now, out);
-        self.unpark(now, out);
-    }
-
-    fn unanswered(&mut self, now: Now, rpc: u64, ask: Ask, out: &mut Vec<Effect>) {
-        match &ask {
-            // The turn may run all the same, and another one would end up in it: the child's history must say.
-            Ask::Turn { session, .. } => {
-                self.live.doubtful.insert(rpc, *session);
-                self.ask_history(now, rpc, out);
-            }
-            Ask::History { doubt } => self.ask_history(now, *doubt, out),
-            Ask::Load { session, .. } => {
-                self.live.starting.remove(session);
-            }
-            _ => {}
-        }
-        if let Some(Caller { id, .. }) = ask.caller() {
-            let message = "app-server did not answer in time. Whether it acted is not known.";
-            out.push(Effect::Reply { id, outcome: Err(Error::new(error::APP_SERVER_TIMEOUT, message)) });
-        }
-    }
-}
-
-impl Live {
-    /// Expects an answer until `give_up_at`, under a new number.
-    pub(crate) fn pend(&mut self, ask: Ask, give_up_at: Duration) -> u64 {
-        let rpc = self.next_rpc;
-        self.next_rpc += 1;
-        self.rpcs.insert(rpc, Pending { ask, give_up_at });
-        rpc
-    }
-}
-
-impl Ask {
-    pub(crate) fn caller(&self) -> Option<Caller> {
-        match self {
-            Ask::Create { caller, .. }
-            | Ask::Load { caller, .. }
-            | Ask::Turn { caller, .. }
-            | Ask::Steer { caller, .. } => Some(*caller),
-            Ask::Initialize | Ask::ConfigRead | Ask::AccountRead | Ask::History { .. } => None,
-        }
     }
 }
 
@@ -482,7 +419,7 @@ impl Machine for Core {
     }
 
     fn line(effect: &Effect) -> Option<&str> {
-        if let Effect::Append(line) = effect { Some(line) } else { None }
+        if let Effect::Append { line, .. } = effect { Some(line) } else { None }
     }
 
     fn step(&mut self, now: Now, input: Input, out: &mut Vec<Effect>) {
@@ -492,25 +429,40 @@ impl Machine for Core {
                 let caller = Caller { id, until: now.mono + CALL_DEADLINE };
                 self.call(now, caller, call, out);
             }
+            Input::Gone { id } => {
+                self.live.waiting.remove(&id);
+            }
             Input::Child { epoch, event } => self.child(now, epoch, event, out),
             Input::Tick => {}
             Input::Checkpointed(seq) => out.push(Effect::Checkpointed(seq)),
+            Input::TranscriptsOver(chosen) => self.remove_transcripts(now, chosen, out),
             Input::Stop(reason) => self.stop(now, reason, out),
         }
         if self.deadline().is_some_and(|at| at <= now.mono) {
             self.tick(now, out);
         }
+        self.unpark(now, out);
     }
 
     fn deadline(&self) -> Option<Duration> {
-        let rpcs = self.live.rpcs.values().map(|pending| pending.give_up_at);
-        let parked = self.live.parked.front().map(|parked| parked.give_up_at);
-        rpcs.chain(parked).chain(self.live.deltas.deadline()).chain(self.live.child.deadline()).min()
+        let live = &self.live;
+        let up = matches!(live.child, Child::Up { .. });
+        let deadlines = [
+            live.requests.deadline(),
+            live.doubts.values().filter(|_| up).filter_map(|doubt| doubt.ask_at).min(),
+            live.interrupts.values().filter(|_| up).filter_map(|interrupt| interrupt.try_at).min(),
+            live.turn_deadlines.values().min().copied(),
+            live.approvals.deadline(),
+            live.waiting.values().map(|waiting| waiting.until).min(),
+            live.parked.iter().map(|parked| parked.give_up_at).min(),
+            live.deltas.deadline(),
+            live.child.deadline(),
+        ];
+        deadlines.into_iter().flatten().min()
     }
 }
 
 #[cfg(test)]
-mod tests;
-
-#[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod tests;

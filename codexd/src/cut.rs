@@ -1,6 +1,64 @@
 //! Makes a JSON object small: long strings end early, and it says so.
 
+use std::sync::Arc;
+
+use serde::Serialize;
 use serde_json::{Map, Value};
+use sha1::{Digest, Sha1};
+
+use crate::app_server::protocol::MAX_DETAIL_BYTES;
+
+/// What was cut is kept whole up to this; measured of the child: 8 MB.
+pub const MAX_WHOLE_BYTES: usize = 16 * 1024 * 1024;
+
+/// What was cut out of an event, whole. The event names it by the hash of its text.
+#[derive(Debug, PartialEq)]
+pub struct Whole {
+    /// 40 hex digits.
+    pub sha1: String,
+    /// JSON.
+    pub text: Vec<u8>,
+}
+
+impl Whole {
+    /// The text of a value, and its name.
+    pub fn of(value: &impl Serialize) -> Whole {
+        let text = serde_json::to_vec(value).unwrap_or_default(); // strings and maps of strings: nothing in them can fail
+        let sha1 = Sha1::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect();
+        Whole { sha1, text }
+    }
+}
+
+/// Input items as an event holds them. What is too large becomes an object with the `items` cut, saying so, and with the
+/// name of the `whole`.
+pub fn input(items: &Value) -> (Value, Option<Arc<Whole>>) {
+    if weight(items) <= MAX_DETAIL_BYTES {
+        return (items.clone(), None);
+    }
+    let whole = Whole::of(items);
+    let bytes = whole.text.len();
+    let mut cut = object(Map::from_iter([("items".to_owned(), items.clone())]), bytes, MAX_DETAIL_BYTES);
+    if bytes > MAX_WHOLE_BYTES {
+        return (cut.into(), None);
+    }
+    cut.insert("whole".into(), whole.sha1.clone().into());
+    (cut.into(), Some(Arc::new(whole)))
+}
+
+/// How many bytes a value is as text, about.
+fn weight(value: &Value) -> usize {
+    let escaped = |byte: u8| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' => 2,
+        0..0x20 => 6,
+        _ => 1,
+    };
+    match value {
+        Value::String(text) => text.bytes().map(escaped).sum::<usize>() + 2,
+        Value::Array(values) => values.iter().map(|value| weight(value) + 1).sum(),
+        Value::Object(object) => object.iter().map(|(key, value)| key.len() + 4 + weight(value)).sum(),
+        _ => 1,
+    }
+}
 
 /// An object of which the line it came in had `bytes`, cut to about `max` bytes: `truncated` and `bytes` are added then.
 ///
@@ -41,9 +99,11 @@ fn shorten(value: &mut Value, longest: usize, most: usize) {
             let end = (0..=longest).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
             text.truncate(end);
             text.push('…');
+            text.shrink_to_fit(); // or what is small still owns all that it was
         }
         Value::Array(values) => {
             values.truncate(most);
+            values.shrink_to_fit();
             values.iter_mut().for_each(|value| shorten(value, longest, most));
         }
         Value::Object(object) => object.values_mut().for_each(|value| shorten(value, longest, most)),
@@ -74,6 +134,23 @@ mod tests {
         let object = value.as_object().unwrap().clone();
         let bytes = size(&object);
         super::object(object, bytes, max)
+    }
+
+    #[test]
+    fn an_input_that_is_too_large_is_cut_and_kept_whole_up_to_a_bound() {
+        let items = |bytes: usize| json!([{ "type": "text", "text": "\n".repeat(bytes / 2) }]); // two bytes each
+        let (held, whole) = input(&items(MAX_DETAIL_BYTES - 100));
+        assert!(held == items(MAX_DETAIL_BYTES - 100) && whole.is_none());
+        let (held, whole) = input(&items(MAX_DETAIL_BYTES));
+        let whole = whole.unwrap();
+        assert!(serde_json::from_slice::<Value>(&whole.text).unwrap() == items(MAX_DETAIL_BYTES));
+        let named = json!({ "truncated": true, "whole": whole.sha1, "bytes": whole.text.len() });
+        for key in ["truncated", "whole", "bytes"] {
+            assert_eq!(held[key], named[key], "{key}");
+        }
+        assert!(held.to_string().len() <= MAX_DETAIL_BYTES + 200 && held["items"][0]["text"].is_string());
+        let (held, whole) = input(&items(MAX_WHOLE_BYTES));
+        assert!(whole.is_none() && held["truncated"] == true && held["whole"].is_null());
     }
 
     #[test]

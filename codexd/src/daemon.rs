@@ -5,23 +5,30 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use common::http::{Gate, Limits, Server, Style, admit_all};
 use common::log::{Log, Opened};
 use common::time::{Clock, Timestamp};
 use common::{child, document, engine, signal, sys, trace};
 
-use crate::api::{App, Service};
+use crate::api::{App, Asked, Service};
+use crate::app_server::AppServer;
 use crate::app_server::process::Program;
+use crate::app_server::socket::Endpoint;
 use crate::config::Config;
 use crate::core::{Birth, Input};
+use crate::disk::Disk;
 use crate::documents::{self, Documents, Paths};
 use crate::events::Readers;
 use crate::shell::{self, Desk, Queues, Views, World};
+use crate::transcript::{Keeper, Transcripts};
 use crate::views::Place;
-use crate::{event, routes};
+use crate::{disk, event, routes};
 
+/// How long another codexd may take to be gone: a fork has become another program in less, on a loaded machine too.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 /// How long requests may go on after the loop has ended.
 const STOP_GRACE: Duration = Duration::from_secs(1);
 
@@ -50,9 +57,18 @@ pub fn run(config: &Config) -> Result<(), String> {
 
     let mut state = documents::read_checkpoint(&paths, true).map_err(said("checkpoint.json"))?;
     let (after, covered) = (state.seq(), documents::covered(&paths));
-    let apply = |_, line: &str| event::parse(line).map(|record| state.apply(&record));
+    let mut transcripts = Keeper::open(&paths.state, config.transcripts_total_bytes)
+        .map_err(said("the transcripts cannot be opened"))?;
+    let mut repair = transcripts.repair();
+    let apply = |_, line: &str| {
+        let record = event::parse(line)?;
+        repair.take(&record, line);
+        state.apply(&record);
+        Ok(())
+    };
     let Opened { mut log, fresh } =
         Log::open(&paths.logs, config.log, after, apply).map_err(said("the log cannot be opened"))?;
+    repair.done();
     shell::end_leftover(&state);
     let new_log_id = (fresh || state.log_id().is_empty())
         .then(common::random_id)
@@ -70,13 +86,16 @@ pub fn run(config: &Config) -> Result<(), String> {
         process_mark,
         process_started_at,
         version: version.to_owned(),
+        rules: config.rules(),
     };
 
     let Queues { calls, child, inbox } = shell::queues();
-    let desk = Arc::new(Desk::new(calls.clone()));
+    let (desk, to_loop) = (Arc::new(Desk::new(calls.clone())), calls.clone());
     let feed = log.feed().clone();
-    let documents = Documents::start(paths.clone(), place.clone(), feed.clone(), calls.clone())
-        .map_err(said("no thread for documents"))?;
+    let shared = transcripts.shared().clone();
+    let documents =
+        Documents::start(paths.clone(), place.clone(), feed.clone(), shared.clone(), calls.clone())
+            .map_err(said("no thread for documents"))?;
     let resolved_base_url = resolved(config, address);
     let service = Service {
         configured_base_url: config.local_api_base.to_string(),
@@ -84,7 +103,10 @@ pub fn run(config: &Config) -> Result<(), String> {
         event_stream_path: config.event_stream_path.clone(),
     };
     let readers = Arc::new(Readers::default());
-    let app = Arc::new(App { desk: desk.clone(), feed: feed.clone(), readers, place, service });
+    let default_cwd = config.external.is_none().then(|| config.server_cwd.clone());
+    let limits = Asked { ceilings: config.ceilings.clone(), default_cwd };
+    let disk = disk(config, shared);
+    let app = Arc::new(App { desk: desk.clone(), feed: feed.clone(), readers, place, service, limits, disk });
     let server = Server {
         routes: routes::table(&config.event_stream_path),
         state: app,
@@ -100,23 +122,18 @@ pub fn run(config: &Config) -> Result<(), String> {
     })
     .map_err(said("no signal handlers"))?;
     trace::info(None, format_args!("codexd {version} listening url={resolved_base_url} pid={pid}"));
-    let program = Program {
-        command: config.server_command.clone(),
-        args: config.server_args.clone(),
-        cwd: config.server_cwd.clone(),
-        stdout_log: paths.logs("stdout.log"),
-        stderr_log: paths.logs("stderr.log"),
-    };
     let mut world = World {
         desk,
-        program,
+        server: app_server(config, &paths),
         inbox: child,
+        calls: to_loop,
         paths,
         birth,
         taken_up: Some(state),
         documents: Some(documents),
-        process: None,
+        link: None,
         told: Default::default(),
+        transcripts,
         views: Views::new([covered, after]),
     };
     let ended = engine::run(Clock::start(), &inbox, &mut log, &mut world);
@@ -127,9 +144,28 @@ pub fn run(config: &Config) -> Result<(), String> {
     Ok(())
 }
 
+fn app_server(config: &Config, paths: &Paths) -> AppServer {
+    match config.external {
+        Some(address) => AppServer::External(Endpoint { url: config.server_endpoint.clone(), address }),
+        None => AppServer::Spawn(Program {
+            command: config.server_command.clone(),
+            args: config.server_args.clone(),
+            cwd: config.server_cwd.clone(),
+            stdout_log: paths.logs("stdout.log"),
+            stderr_log: paths.logs("stderr.log"),
+        }),
+    }
+}
+
 /// Where everything lies.
 pub fn paths(config: &Config) -> Paths {
     Paths { state: config.state_dir.clone(), logs: config.logs_dir.clone() }
+}
+
+/// What is measured.
+pub fn disk(config: &Config, transcripts: Arc<Transcripts>) -> Disk {
+    let home = (!config.rules().external).then(disk::codex_home).flatten();
+    Disk::new(config.state_dir.clone(), transcripts, home)
 }
 
 /// What views show; the daemon's own name is not known yet.
@@ -139,7 +175,7 @@ pub fn place(config: &Config) -> Place {
         node_id: config.node_id.clone(),
         repo_root: config.repo_root.display().to_string(),
         endpoint: config.server_endpoint.clone(),
-        strategy: "spawn",
+        strategy: config.strategy(),
     }
 }
 
@@ -154,7 +190,14 @@ fn lock(paths: &Paths) -> Result<Vec<File>, String> {
 fn lock_folder(folder: &Path) -> Result<File, String> {
     let file =
         File::open(folder).map_err(|error| format!("{} cannot be opened: {error}", folder.display()))?;
-    match file.try_lock() {
+    // A child that was being started when the last codexd was killed has the lock until it has become its program.
+    let until = Instant::now() + LOCK_PATIENCE;
+    let mut locked = file.try_lock();
+    while matches!(locked, Err(TryLockError::WouldBlock)) && Instant::now() < until {
+        thread::sleep(Duration::from_millis(5));
+        locked = file.try_lock();
+    }
+    match locked {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(format!("another codexd runs on {}", folder.display())),
         Err(TryLockError::Error(error)) => Err(format!("{} cannot be locked: {error}", folder.display())),

@@ -14,6 +14,9 @@ pub const MERGE: Duration = Duration::from_millis(50);
 /// A merged delta that has grown to this goes out at once.
 pub const MERGED_BYTES: usize = 32 * 1024;
 
+/// Items that are merged at once; all of them are looked at whenever something is due.
+pub const MAX_ITEMS: usize = 256;
+
 /// Turn, item, and kind of delta.
 type Key = (Option<String>, String, String);
 
@@ -31,6 +34,12 @@ impl Deltas {
     /// Takes a notification in and gives back what is to be written down now, in order.
     pub(crate) fn take(&mut self, now: Duration, notice: Notice) -> Vec<Notice> {
         let Some(key) = key(&notice) else { return self.flush_before(notice) };
+        let known = self.0.contains_key(&key);
+        if !known && self.0.len() >= MAX_ITEMS {
+            let mut out = self.flush_all(); // more than anybody reads along with
+            out.push(notice);
+            return out;
+        }
         let Some(buffered) = self.0.get_mut(&key) else {
             self.0.insert(key, Buffered { thread_id: notice.thread_id.clone(), last: now, held: None });
             return vec![notice];
@@ -70,7 +79,7 @@ impl Deltas {
     }
 
     /// Gives back all that is held of a thread, and forgets its items.
-    fn flush(&mut self, thread_id: Option<&str>) -> Vec<Notice> {
+    pub(crate) fn flush(&mut self, thread_id: Option<&str>) -> Vec<Notice> {
         let mut out = Vec::new();
         self.0.retain(|_, buffered| {
             let other = buffered.thread_id.as_deref() != thread_id;
@@ -104,8 +113,8 @@ impl Deltas {
 
 fn key(notice: &Notice) -> Option<Key> {
     let mergeable = notice.is_delta() && notice.detail.get("delta").is_some_and(Value::is_string);
-    // Without a thread nothing would ever flush and forget it.
-    let item_id = notice.item_id.clone().filter(|_| mergeable && notice.thread_id.is_some())?;
+    // Without a session nothing would ever flush and forget it.
+    let item_id = notice.item_id.clone().filter(|_| mergeable && notice.session_id.is_some())?;
     Some((notice.turn_id.clone(), item_id, notice.method.clone()))
 }
 
@@ -133,7 +142,8 @@ mod tests {
 
     fn piece(item: &str, text: &str, part: u64) -> Notice {
         let detail = json!({"threadId": "t", "turnId": "u", "itemId": item, "delta": text, "part": part});
-        Notice::new("item/agentMessage/delta".into(), detail.as_object().unwrap().clone())
+        let notice = Notice::new("item/agentMessage/delta".into(), detail.as_object().unwrap().clone());
+        Notice { session_id: Some("s".into()), ..notice }
     }
 
     /// Each word is a time and what comes then: `0:a` a piece of item 1, `0:2a` of item 2, `0:!` another notice of the
@@ -176,6 +186,15 @@ mod tests {
     #[test]
     fn what_differs_elsewhere_is_not_merged() {
         check("0:a 1:b 2:#c 60:", "a b c");
+    }
+
+    #[test]
+    fn items_are_bounded() {
+        let mut deltas = Deltas::default();
+        for item in 0..10 * MAX_ITEMS {
+            assert!(!deltas.take(Duration::ZERO, piece(&item.to_string(), "a", 0)).is_empty());
+            assert!(deltas.0.len() <= MAX_ITEMS);
+        }
     }
 
     #[test]

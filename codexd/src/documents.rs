@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::core::{Input, Snapshot};
 use crate::event;
 use crate::state::State;
+use crate::transcript::Transcripts;
 use crate::views::{self, Place};
 
 /// How far apart the documents are written at the least.
@@ -130,11 +131,17 @@ impl Documents {
     ///
     /// # Errors
     /// If the thread cannot be started.
-    pub fn start(paths: Paths, place: Place, feed: Arc<Feed>, inbox: Sender<Input>) -> io::Result<Documents> {
+    pub fn start(
+        paths: Paths,
+        place: Place,
+        feed: Arc<Feed>,
+        transcripts: Arc<Transcripts>,
+        inbox: Sender<Input>,
+    ) -> io::Result<Documents> {
         let (views, view_jobs) = bounded(1);
         let (checkpoints, checkpoint_jobs) = bounded(1);
         let last_took = Arc::new(AtomicU64::new(0));
-        let writer = Writer { paths, place, feed, inbox, last_took: last_took.clone() };
+        let writer = Writer { paths, place, feed, transcripts, inbox, last_took: last_took.clone() };
         let thread = thread::Builder::new()
             .name("documents".into())
             .spawn(move || writer.run(&view_jobs, &checkpoint_jobs))?;
@@ -174,6 +181,7 @@ struct Writer {
     paths: Paths,
     place: Place,
     feed: Arc<Feed>,
+    transcripts: Arc<Transcripts>,
     inbox: Sender<Input>,
     /// In microseconds.
     last_took: Arc<AtomicU64>,
@@ -214,9 +222,12 @@ impl Writer {
                 self.last_took.store(took, Ordering::Relaxed);
                 written
             }
-            Job::Checkpoint(state) => write_checkpoint(&self.paths, state).map(|()| {
-                let _ = self.inbox.send(Input::Checkpointed(state.seq()));
-            }),
+            // What a checkpoint covers is never taken from the log again, so it must stand in the transcripts first.
+            Job::Checkpoint(state) => {
+                self.transcripts.sync().and_then(|()| write_checkpoint(&self.paths, state)).map(|()| {
+                    let _ = self.inbox.send(Input::Checkpointed(state.seq()));
+                })
+            }
         };
         tell(written);
     }
@@ -262,4 +273,42 @@ pub fn identity(path: &Path, place: &mut Place, version: &str) -> io::Result<()>
         return Ok(()); // a disk without room is no reason not to start
     }
     document::write(path, &identity, Durability::Power)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::transcript::Keeper;
+
+    #[test]
+    fn no_checkpoint_covers_what_the_transcripts_may_lose() {
+        let folder = std::env::temp_dir().join(format!("baa-documents-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&folder);
+        let paths = Paths { state: folder.clone(), logs: folder.join("logs") };
+        let place = Place {
+            daemon_id: String::new(),
+            node_id: String::new(),
+            repo_root: String::new(),
+            endpoint: String::new(),
+            strategy: "spawn",
+        };
+        let mut keeper = Keeper::open(&folder, 1 << 20).unwrap();
+        keeper.append("session-a-1", r#"{"seq":1}"#);
+        let (here, aside) = (folder.join("transcripts"), folder.join("aside"));
+        fs::rename(&here, &aside).unwrap();
+        fs::write(&here, "in the way").unwrap();
+        for expected in [false, true] {
+            let feed = Arc::new(Feed::open(&paths.logs).unwrap());
+            let ((inbox, told), shared) = (bounded(8), keeper.shared().clone());
+            let documents = Documents::start(paths.clone(), place.clone(), feed, shared, inbox).unwrap();
+            let state = State::default();
+            documents.finish(Snapshot::new(&state, 1), state, Duration::from_secs(20));
+            assert_eq!((paths.state(NEWEST).exists(), told.len() == 1), (expected, expected));
+            if !expected {
+                fs::remove_file(&here).unwrap();
+                fs::rename(&aside, &here).unwrap();
+            }
+        }
+        fs::remove_dir_all(folder).unwrap();
+    }
 }

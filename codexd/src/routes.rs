@@ -1,7 +1,9 @@
 //! Every route of codexd, on one screen.
 
 use common::codexd_api::{
-    EVENTS_QUERY, SESSION, SESSIONS, SESSIONS_QUERY, STATUS, SessionCreate, TURN, TurnCreate,
+    APPROVAL, APPROVALS, ApprovalAnswer, CLOSE, EVENTS_QUERY, INTERRUPT, MODELS, SESSION, SESSIONS,
+    SESSIONS_QUERY, STATUS, SessionCreate, TRANSCRIPT, TRANSCRIPT_QUERY, TURN, TURN_QUERY, TURN_READ,
+    TurnCreate,
 };
 use common::http::{Access, Kind, Method, Route, Surface};
 use common::wire::Field;
@@ -25,18 +27,52 @@ pub fn table(event_stream_path: &str) -> &'static [Route<App>] {
             SessionCreate::FIELDS,
             api::create_session,
         ),
+        Route {
+            query: TURN_QUERY,
+            ..write(
+                (
+                    "turn.create",
+                    TURN,
+                    "Starts a turn; with Accept: text/event-stream its events follow to its end.",
+                ),
+                TurnCreate::FIELDS,
+                api::start_turn,
+            )
+        },
+        Route {
+            query: TURN_QUERY,
+            ..read("turns.read", TURN_READ, "One turn: status, text, usage, error.", api::read_turn)
+        },
         write(
-            (
-                "turn.create",
-                TURN,
-                "Starts a turn; with Accept: text/event-stream its events follow to its end.",
-            ),
-            TurnCreate::FIELDS,
-            api::start_turn,
+            ("sessions.interrupt", INTERRUPT, "Ends the turn that runs, as soon as the child can hear it."),
+            &[],
+            api::interrupt,
         ),
+        write(("sessions.close", CLOSE, "Ends a session and its turn; it stays readable."), &[], api::close),
+        Route {
+            query: TRANSCRIPT_QUERY,
+            ..read(
+                "sessions.transcript",
+                TRANSCRIPT,
+                "The turns of a session in order, as a person reads them back.",
+                api::read_transcript,
+            )
+        },
+        read("approvals.list", APPROVALS, "What the agent waits for.", api::list_approvals),
+        write(
+            ("approvals.answer", APPROVAL, "Answers an approval or a question, once."),
+            ApprovalAnswer::FIELDS,
+            api::answer_approval,
+        ),
+        read("models", MODELS, "The models that app-server knows.", api::models),
         Route {
             query: EVENTS_QUERY,
-            ..read("events", event_stream_path, "The events, as WebSocket or SSE.", api::read_events)
+            ..read(
+                "events",
+                event_stream_path,
+                "The events: a page of them, or all as they come by WebSocket or SSE.",
+                api::read_events,
+            )
         },
     ];
     Vec::leak(rows)

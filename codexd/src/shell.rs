@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::Error;
 use common::child::{self, Signal};
@@ -15,10 +15,11 @@ use common::time::Now;
 use common::trace;
 use crossbeam_channel::{Receiver, Sender, bounded};
 
-use crate::app_server::process::{Process, Program};
-use crate::core::{Birth, CALL_DEADLINE, Call, CallId, Core, Effect, Input, Reply, Snapshot};
+use crate::app_server::{AppServer, Link};
+use crate::core::{Birth, CALL_DEADLINE, Call, CallId, Core, Effect, Input, Reply, SessionSeen, Snapshot};
 use crate::documents::{self, Documents, Paths, VIEWS_EVERY, VIEWS_PAUSE};
 use crate::state::{ChildStatus, State};
+use crate::transcript::Keeper;
 
 /// Calls that wait for the loop: as many as there can be connections, so a full one means that the loop stands still.
 pub const CALLS: usize = 1024;
@@ -27,6 +28,8 @@ pub const CHILD_LINES: usize = 64;
 /// How long a caller waits for the loop after the core's own deadline: it means that the loop stands still.
 const GRACE: Duration = Duration::from_secs(1);
 
+/// How often it is looked whether a caller is still there: a seat is not kept for who is gone.
+const LOOK: Duration = Duration::from_secs(5);
 /// How long a caller waits for room in the queue; it is empty but for a moment, or the loop stands still.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the last documents and the last checkpoint may take at stop.
@@ -54,17 +57,43 @@ impl Desk {
     /// # Errors
     /// The loop's own; `overloaded` if it takes no calls, `internal_error` if it gives no answer.
     pub fn ask(&self, call: Call) -> Outcome {
+        self.ask_for(call, CALL_DEADLINE, &|| false)
+    }
+
+    /// Asks the loop for an answer that it may take `patience` to give. Who is `gone` meanwhile is not waited for.
+    ///
+    /// # Errors
+    /// As `ask`.
+    pub fn ask_for(&self, call: Call, patience: Duration, gone: &dyn Fn() -> bool) -> Outcome {
         let (slot, answer) = bounded(1);
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.waiting().insert(id, slot);
-        let outcome = match self.calls.send_timeout(Input::Call { id, call }, QUEUE_PATIENCE) {
-            Ok(()) => answer
-                .recv_timeout(CALL_DEADLINE + GRACE)
-                .map_err(|_| Error::new(error::INTERNAL_ERROR, "codexd gave no answer in time.")),
+        let sent = self.calls.send_timeout(Input::Call { id, call }, QUEUE_PATIENCE);
+        let outcome = match sent {
+            Ok(()) => self.answer(id, &answer, Instant::now() + patience + GRACE, gone),
             Err(_) => Err(Error::new(error::OVERLOADED, "codexd is busy.").header("Retry-After", "1")),
         };
         self.waiting().remove(&id);
-        outcome?
+        outcome
+    }
+
+    fn answer(
+        &self,
+        id: CallId,
+        answer: &Receiver<Outcome>,
+        until: Instant,
+        gone: &dyn Fn() -> bool,
+    ) -> Outcome {
+        while Instant::now() < until {
+            if let Ok(outcome) = answer.recv_deadline(until.min(Instant::now() + LOOK)) {
+                return outcome;
+            }
+            if gone() {
+                let _ = self.calls.try_send(Input::Gone { id }); // else it is let go of at its deadline
+                return Err(Error::new(error::REQUEST_TIMEOUT, "Nobody waits for the answer any more."));
+            }
+        }
+        Err(Error::new(error::INTERNAL_ERROR, "codexd gave no answer in time."))
     }
 
     fn reply(&self, id: CallId, outcome: Outcome) {
@@ -82,22 +111,26 @@ impl Desk {
 pub struct World {
     /// Who is answered.
     pub desk: Arc<Desk>,
-    /// What is started.
-    pub program: Program,
+    /// What is started, or reached.
+    pub server: AppServer,
     /// Where what the child does goes.
     pub inbox: Sender<Input>,
+    /// Where the loop is asked for something by its own hands.
+    pub calls: Sender<Input>,
     /// Where everything lies.
     pub paths: Paths,
     /// What the process brings.
     pub birth: Birth,
-    /// The state that opening the log has made already.
+    /// The state as the disk has it, as long as nothing was added to it since it was read.
     pub taken_up: Option<State>,
     /// The thread that writes documents; taken at the end.
     pub documents: Option<Documents>,
-    /// The child.
-    pub process: Option<Process>,
+    /// The way to the child.
+    pub link: Option<Link>,
     /// What was last said of the child.
     pub told: ChildStatus,
+    /// What is kept of turns.
+    pub transcripts: Keeper,
     /// What the documents should say and do not yet, and from when on they may.
     pub views: Views,
 }
@@ -141,6 +174,10 @@ impl World {
         }
         let version = child.version.as_deref().unwrap_or("of an unknown version");
         match (child.status, &child.last_error) {
+            (ChildStatus::Running, _) if child.warning.is_some() => {
+                let warning = child.warning.as_deref().unwrap_or_default();
+                trace::warn(None, format_args!("app-server {version} is ready, but {warning}"));
+            }
             (ChildStatus::Running, _) => trace::info(None, format_args!("app-server {version} is ready")),
             (ChildStatus::Backoff, Some(why)) => trace::warn(None, format_args!("app-server ended: {why}")),
             (ChildStatus::Failed, Some(why)) => {
@@ -167,13 +204,35 @@ impl Shell<Core> for World {
                 documents::replay(&self.paths)?
             }
         };
+        self.taken_up = Some(state.clone()); // a full disk is tried again each second: not all of it is read each time
         self.birth.next = log.next();
         Ok(Core::new(state, self.birth.clone()))
     }
 
+    fn prepare(&mut self, effects: &[Effect]) -> io::Result<()> {
+        for effect in effects {
+            if let Effect::Append { session_id: Some(session_id), whole: Some(whole), .. } = effect {
+                self.transcripts.keep_whole(session_id, whole).map_err(|error| {
+                    io::Error::new(error.kind(), format!("what a transcript holds whole: {error}"))
+                })?;
+            }
+        }
+        Ok(())
+    }
+
     fn committed(&mut self, machine: &Core, now: Now, log: &mut Log, closed: Option<Seq>) {
         self.birth.new_log_id = None;
+        self.taken_up = None;
         self.tell_of_child(machine);
+        self.transcripts.catch_up(
+            log.feed(),
+            now.mono,
+            closed.is_some() || !machine.state().daemon().started,
+        );
+        let over = self.transcripts.over(machine.state(), now.mono);
+        if !over.is_empty() {
+            let _ = self.calls.try_send(Input::TranscriptsOver(over)); // one without room is sent again
+        }
         if let (Some(_), Some(documents)) = (closed, &self.documents) {
             documents.checkpoint(machine.state().clone());
         }
@@ -187,25 +246,29 @@ impl Shell<Core> for World {
 
     fn perform(&mut self, effect: Effect) -> bool {
         match effect {
-            Effect::Append(_) => {}
+            Effect::Append { line, session_id: Some(session_id), .. } => {
+                self.transcripts.append(&session_id, &line);
+            }
+            Effect::Append { session_id: None, .. } => {}
+            Effect::Forget { session_id } => self.transcripts.forget(&session_id),
             Effect::Reply { id, outcome } => self.desk.reply(id, outcome),
             Effect::Spawn(epoch) => {
                 self.birth.epoch_floor = epoch;
-                self.process = Some(Process::start(&self.program, epoch, &self.inbox));
+                self.link = Some(Link::start(&self.server, epoch, &self.inbox));
             }
             Effect::Send { epoch, message } => {
-                if let Some(process) = self.process.as_ref().filter(|process| process.epoch == epoch) {
-                    process.send(message);
+                if let Some(link) = self.link.as_ref().filter(|link| link.epoch() == epoch) {
+                    link.send(message);
                 }
             }
             Effect::CloseStdin(epoch) => {
-                if let Some(process) = self.process.as_mut().filter(|process| process.epoch == epoch) {
-                    process.close_stdin();
+                if let Some(link) = self.link.as_mut().filter(|link| link.epoch() == epoch) {
+                    link.finish();
                 }
             }
             Effect::Signal { epoch, signal } => {
-                if let Some(process) = self.process.as_ref().filter(|process| process.epoch == epoch) {
-                    process.signal(signal);
+                if let Some(link) = self.link.as_ref().filter(|link| link.epoch() == epoch) {
+                    link.signal(signal);
                 }
             }
             Effect::Checkpointed(seq) => self.views.covered = [self.views.covered[1], seq],
@@ -215,7 +278,7 @@ impl Shell<Core> for World {
     }
 
     fn refuse(&mut self, effects: Vec<Effect>, machine: &Core, why: &io::Error) {
-        trace::error(None, format_args!("the log cannot be written: {why}"));
+        trace::error(None, format_args!("the state could not be made durable: {why}"));
         let replies = effects.into_iter().filter_map(|effect| match effect {
             Effect::Reply { id, .. } => Some(id),
             _ => None,
@@ -223,9 +286,9 @@ impl Shell<Core> for World {
         for id in replies.chain(machine.callers()) {
             self.desk.reply(id, Err(storage_failed(why)));
         }
-        if let Some(process) = self.process.take() {
-            process.signal(Signal::Kill);
-            if let Some(pgid) = process.pgid() {
+        if let Some(link) = self.link.take() {
+            link.signal(Signal::Kill);
+            if let Some(pgid) = link.pgid() {
                 child::wait_until_gone(pgid, KILL_PATIENCE);
             }
         }
@@ -238,17 +301,39 @@ impl Shell<Core> for World {
             }
             Input::Call { id, call } => {
                 let outcome = durable.read(&call).unwrap_or_else(|| Err(storage_failed(why)));
-                self.desk.reply(id, outcome);
+                self.desk.reply(id, outcome.map(|reply| without_child(reply, why)));
             }
             Input::Stop(_) => return true,
-            Input::Start | Input::Tick | Input::Child { .. } | Input::Checkpointed(_) => {}
+            Input::Start
+            | Input::Gone { .. }
+            | Input::Tick
+            | Input::Child { .. }
+            | Input::Checkpointed(_)
+            | Input::TranscriptsOver(_) => {}
         }
         false
     }
 
     fn wake_at(&self) -> Option<Duration> {
-        self.views.stale.then_some(self.views.not_before)
+        let views = self.views.stale.then_some(self.views.not_before);
+        views.into_iter().chain(self.transcripts.wake_at()).min()
     }
+}
+
+/// The durable state may still speak of the child that was ended when nothing could be written any more.
+fn without_child(mut reply: Reply, why: &io::Error) -> Reply {
+    match &mut reply {
+        Reply::Status(snapshot) => {
+            let child = &mut snapshot.child;
+            (child.pid, child.status) = (None, ChildStatus::Stopped);
+            child.last_error = Some(format!("the state cannot be made durable: {why}"));
+        }
+        Reply::Sessions { child_pid, .. } | Reply::Session { seen: SessionSeen { child_pid, .. }, .. } => {
+            *child_pid = None;
+        }
+        _ => {}
+    }
+    reply
 }
 
 fn storage_failed(why: &io::Error) -> Error {

@@ -38,7 +38,8 @@ pub fn run(config: &Config) -> Result<(), String> {
     let folder = Folder::new().map_err(|error| format!("no temporary folder: {error}"))?;
     let mut command = codexd(config, &folder.0).map_err(|error| error.to_string())?;
     let mut stub = None;
-    if let Some(program) = model_stub() {
+    // An app-server of somebody else has a home and a model already.
+    if let Some(program) = model_stub().filter(|_| config.external.is_none()) {
         let home = folder.0.join("codex-home");
         command.env("CODEX_HOME", &home).env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1");
         let program = Program::start(Command::new(program).arg("--until-stdin-eof").arg("--home").arg(home));
@@ -102,6 +103,7 @@ fn codexd(config: &Config, folder: &Path) -> io::Result<Command> {
     command.arg("--repo-root").arg(folder);
     command.arg("--state-dir").arg(folder.join("state"));
     command.arg("--logs-dir").arg(folder.join("logs"));
+    command.args(["--server-strategy", config.strategy(), "--server-endpoint", &config.server_endpoint]);
     command.arg("--server-cwd").arg(&config.server_cwd);
     command.args(["--server-command", &config.server_command]);
     for arg in &config.server_args {

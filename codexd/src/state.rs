@@ -3,17 +3,21 @@
 //! Only `apply` changes it, live and in replay alike; its fields are private to this file, so the compiler holds that.
 //! Time in it is the event's time. It is cheap to clone, so documents and answers take snapshots.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use common::log::Seq;
 use common::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
-pub use session::{LastTurn, Session, Settings, Turn, TurnStatus};
+pub use approval::{Approval, Approvals};
+pub use keys::{Key, Keys, MAX_KEYS, Outcome};
+pub use session::{LastTurn, OpenItem, Session, Settings, Stage, Turn, TurnStatus};
 
 use crate::event::{Event, Record, SessionCreated};
 
+mod approval;
+mod keys;
 mod session;
 
 /// How many events `recentEvents` of the status holds.
@@ -32,9 +36,22 @@ pub struct State {
     #[serde(with = "shared")]
     sessions: BTreeMap<Seq, Arc<Session>>,
     recent: VecDeque<Seq>,
-    /// Open sessions by the child's name for them; made from `sessions`.
+    #[serde(default)]
+    approvals: Approvals,
+    #[serde(default)]
+    keys: Keys,
+    /// Sessions that take turns or have one, by the child's name for them; made from `sessions`.
     #[serde(skip)]
     threads: BTreeMap<String, Seq>,
+    /// Sessions by their last turn; made from `sessions`.
+    #[serde(skip)]
+    turns: BTreeMap<String, Seq>,
+    /// How many take turns; made from `sessions`.
+    #[serde(skip)]
+    open: usize,
+    /// Sessions whose turn has not ended, or that have open items; made from `sessions`.
+    #[serde(skip)]
+    busy: BTreeSet<Seq>,
 }
 
 /// The process that owns the state.
@@ -69,6 +86,9 @@ pub struct ChildSeen {
     pub version: Option<String>,
     /// Whether the model's provider wants a login that it does not have.
     pub login_required: Option<bool>,
+    /// What is wrong with it, though it takes work.
+    #[serde(default)]
+    pub warning: Option<String>,
     /// Why it ended, or does not come up.
     pub last_error: Option<String>,
     /// How many children have ended without being asked to.
@@ -125,6 +145,31 @@ impl State {
         self.sessions.values()
     }
 
+    /// How many of them take turns.
+    pub fn open_count(&self) -> usize {
+        self.open
+    }
+
+    /// The sessions that have something that a death would end, oldest first.
+    pub fn busy(&self) -> impl Iterator<Item = &Arc<Session>> {
+        self.busy.iter().filter_map(|seq| self.sessions.get(seq))
+    }
+
+    /// What the agent waits for.
+    pub fn approvals(&self) -> &Approvals {
+        &self.approvals
+    }
+
+    /// What requests with a key came to.
+    pub fn keys(&self) -> &Keys {
+        &self.keys
+    }
+
+    /// The session of which this is the current or the last turn.
+    pub fn session_of_turn(&self, turn_id: &str) -> Option<&Arc<Session>> {
+        self.sessions.get(self.turns.get(turn_id)?)
+    }
+
     /// How many sessions there are.
     pub fn session_count(&self) -> usize {
         self.sessions.len()
@@ -141,7 +186,7 @@ impl State {
         self.sessions.get(&seq)
     }
 
-    /// The open session that the child knows as `thread_id`.
+    /// The session that takes turns, or has one, and that the child knows as `thread_id`.
     pub fn session_of_thread(&self, thread_id: &str) -> Option<&Arc<Session>> {
         self.sessions.get(self.threads.get(thread_id)?)
     }
@@ -151,15 +196,17 @@ impl State {
         self.recent.iter().copied()
     }
 
-    /// The id of the session that the event `seq` of this log would create.
-    pub fn session_id(&self, seq: Seq) -> String {
-        format!("session-{}-{seq}", self.log_id.get(..8).unwrap_or("00000000"))
+    /// The id of the session or approval that the event `seq` of this log would create.
+    pub fn id(&self, kind: &str, seq: Seq) -> String {
+        format!("{kind}-{}-{seq}", self.log_id.get(..8).unwrap_or("00000000"))
     }
 
     /// What a loaded checkpoint does not carry.
     pub fn index(mut self) -> State {
-        let open = self.sessions.values().filter(|session| session.open);
-        self.threads = open.map(|session| (session.thread_id.clone(), session.seq)).collect();
+        let marks: Vec<_> = self.sessions.values().map(|session| (session.seq, Marks::of(session))).collect();
+        for (seq, marks) in marks {
+            self.mark(seq, None, Some(marks));
+        }
         self
     }
 
@@ -199,6 +246,7 @@ impl State {
                 }
                 None => {
                     self.child.apply(event);
+                    self.approvals.apply(record);
                     None
                 }
             },
@@ -210,7 +258,9 @@ impl State {
     }
 
     fn insert(&mut self, record: &Record, created: &SessionCreated) {
-        self.threads.insert(created.thread_id.clone(), record.seq);
+        if let Some(key) = &created.key {
+            self.keys.remember(key, Outcome::Session(created.session_id.clone()), record.seq, record.at);
+        }
         let session = Session {
             id: created.session_id.clone(),
             seq: record.seq,
@@ -225,31 +275,87 @@ impl State {
             updated_at: record.at,
             turn: None,
             last: None,
+            open_items: VecDeque::new(),
             recent: VecDeque::new(),
+            transcript_from: 0,
         };
+        self.mark(record.seq, None, Some(Marks::of(&session)));
         self.sessions.insert(record.seq, Arc::new(session));
     }
 
     fn change(&mut self, id: &str, record: &Record) {
-        match &record.event {
-            Event::SessionResumed { thread_id, previous_thread_id, .. } => {
-                if let Some(seq) = self.threads.remove(previous_thread_id) {
-                    self.threads.insert(thread_id.clone(), seq);
-                }
-            }
-            Event::SessionClosed { thread_id, .. } => {
-                self.threads.remove(thread_id);
-            }
-            Event::SessionRemoved { .. } => {
-                if let Some(seq) = self.session(id).map(|session| session.seq) {
-                    self.sessions.remove(&seq);
-                }
-                return;
-            }
-            _ => {}
+        self.approvals.apply(record);
+        let Some(session) = self.session(id) else { return };
+        let (seq, before) = (session.seq, Marks::of(session));
+        let asked = session.turn.as_ref().is_some_and(|turn| turn.id().is_none());
+        let key = session.turn.as_ref().and_then(|turn| turn.key.clone());
+        self.settle_key(key.as_deref(), asked, record);
+        if let Event::SessionRemoved { .. } = record.event {
+            self.sessions.remove(&seq);
+            return self.mark(seq, Some(before), None);
         }
         if let Some(session) = self.find_mut(id) {
             session.apply(record);
+            let after = Marks::of(session);
+            if before != after {
+                self.mark(seq, Some(before), Some(after));
+            }
+        }
+    }
+
+    /// Keeps what is made from the sessions, which a checkpoint does not carry.
+    fn mark(&mut self, seq: Seq, before: Option<Marks>, after: Option<Marks>) {
+        if let Some(Marks { thread_id, turn_id, open, .. }) = before {
+            // Somebody else may have come to serve the thread since.
+            if self.threads.get(&thread_id) == Some(&seq) {
+                self.threads.remove(&thread_id);
+            }
+            turn_id.and_then(|turn_id| self.turns.remove(&turn_id));
+            self.busy.remove(&seq);
+            self.open -= usize::from(open);
+        }
+        if let Some(Marks { thread_id, turn_id, open, serves, busy }) = after {
+            if serves {
+                self.threads.insert(thread_id, seq);
+            }
+            turn_id.and_then(|turn_id| self.turns.insert(turn_id, seq));
+            if busy {
+                self.busy.insert(seq);
+            }
+            self.open += usize::from(open);
+        }
+    }
+
+    /// Remembers what a request with a key comes to. `key` is that of the session's turn before the event, and `asked`
+    /// says that the child had not answered for it.
+    fn settle_key(&mut self, key: Option<&str>, asked: bool, record: &Record) {
+        let turn = |session_id: &String, turn_id: &String| Outcome::Turn {
+            session_id: session_id.clone(),
+            turn_id: turn_id.clone(),
+            seq: record.seq,
+        };
+        match (&record.event, key) {
+            (Event::TurnRequested(requested), _) => {
+                if let Some(key) = &requested.key {
+                    self.keys.remember(key, Outcome::Asked, record.seq, record.at);
+                }
+            }
+            (Event::TurnAccepted { session_id, turn_id, .. }, Some(hash)) => {
+                self.keys.settle(hash, turn(session_id, turn_id));
+            }
+            // It may end before the answer that names it.
+            (Event::App(notice), Some(hash)) if asked && notice.method == "turn/started" => {
+                if let (Some(session_id), Some(turn_id)) = (&notice.session_id, &notice.turn_id) {
+                    self.keys.settle(hash, turn(session_id, turn_id));
+                }
+            }
+            (Event::TurnRefused { .. }, Some(hash)) => self.keys.forget(hash),
+            // It may have run, so another must not.
+            (Event::TurnInterrupted { .. }, Some(hash)) if asked => self.keys.settle(hash, Outcome::Unknown),
+            (Event::TurnSteered { session_id, turn_id, key: Some(key), .. }, _) => {
+                self.keys.remember(key, turn(session_id, turn_id), record.seq, record.at);
+            }
+            _ => {}
         }
     }
 
@@ -268,7 +374,11 @@ impl ChildSeen {
                 self.pid = Some(*pid);
                 self.process_mark = Some(process_mark.clone());
             }
-            Event::ChildReady { version, login_required, .. } => {
+            Event::ChildConnected { epoch, .. } => {
+                (self.epoch, self.status) = (*epoch, ChildStatus::Starting);
+            }
+            Event::ChildReady { version, login_required, warning, .. } => {
+                self.warning.clone_from(warning);
                 self.status = ChildStatus::Running;
                 self.version.clone_from(version);
                 self.login_required = Some(*login_required);
@@ -292,6 +402,29 @@ impl ChildSeen {
     fn end(&mut self, epoch: u64, error: Option<&str>) {
         (self.epoch, self.pid, self.process_mark) = (epoch, None, None);
         self.last_error = error.map(str::to_owned);
+    }
+}
+
+/// What of a session is found again without looking at all of them.
+#[derive(PartialEq)]
+struct Marks {
+    thread_id: String,
+    turn_id: Option<String>,
+    open: bool,
+    /// What the child says of its thread is about this session.
+    serves: bool,
+    busy: bool,
+}
+
+impl Marks {
+    fn of(session: &Session) -> Marks {
+        Marks {
+            thread_id: session.thread_id.clone(),
+            turn_id: session.last.as_ref().map(|last| last.id.clone()),
+            open: session.open,
+            serves: session.open || session.turn.is_some(),
+            busy: session.is_busy(),
+        }
     }
 }
 
@@ -319,13 +452,19 @@ fn session_of(event: &Event) -> Option<&str> {
         Event::SessionResumed { session_id, .. }
         | Event::SessionClosed { session_id, .. }
         | Event::SessionRemoved { session_id, .. }
-        | Event::TurnRequested { session_id, .. }
         | Event::TurnAccepted { session_id, .. }
         | Event::TurnRefused { session_id, .. }
         | Event::TurnSteered { session_id, .. }
         | Event::TurnSettled { session_id, .. }
-        | Event::TurnInterrupted { session_id, .. } => Some(session_id),
-        Event::ChildRequestRefused { session_id, .. } => session_id.as_deref(),
+        | Event::TurnInterruptRequested { session_id, .. }
+        | Event::TurnInterrupted { session_id, .. }
+        | Event::ItemClosed { session_id, .. }
+        | Event::TranscriptRemoved { session_id, .. } => Some(session_id),
+        Event::TurnRequested(requested) => Some(&requested.session_id),
+        Event::ApprovalRequested(asked) => Some(&asked.session_id),
+        Event::ApprovalResolved { session_id, .. } | Event::ChildRequestRefused { session_id, .. } => {
+            session_id.as_deref()
+        }
         Event::App(notice) => notice.session_id.as_deref(),
         _ => None,
     }

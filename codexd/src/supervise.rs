@@ -10,8 +10,10 @@ use common::time::Now;
 use serde_json::Value;
 
 use crate::app_server::protocol::{self, RpcError};
-use crate::core::{Ask, Birth, Core, Effect, Epoch};
+use crate::core::{Birth, Core, Effect, Epoch, Reply};
 use crate::event::{Event, Notice};
+use crate::requests::Ask;
+use crate::sessions::Gone;
 use crate::state::ChildStatus;
 
 /// How long spawn and handshake may take together.
@@ -139,12 +141,13 @@ impl Core {
         }
         let Birth { pid, process_mark, process_started_at, version, .. } = self.birth.clone();
         self.emit(now, Event::DaemonStarted { pid, process_mark, process_started_at, version }, out);
-        if self.state.child().pid.is_some() {
+        if matches!(self.state.child().status, ChildStatus::Starting | ChildStatus::Running) {
             let epoch = self.state.child().epoch;
             let reason = self.birth.past.to_owned();
             self.emit(now, Event::ChildExited { epoch, reason, retry_in_ms: Some(0) }, out);
         }
-        self.settle(now, self.birth.past, out);
+        let gone = if self.birth.rules.external { Gone::Perhaps } else { Gone::Unseen };
+        self.settle(now, self.birth.past, gone, out);
         self.spawn(now, out);
     }
 
@@ -157,7 +160,14 @@ impl Core {
             _ => (reason.to_owned(), false),
         };
         self.answer_all(&reason, out);
-        self.settle(now, &format!("app-server ended ({reason})"), out);
+        self.live.loaded.clear();
+        let gone = if self.birth.rules.external { Gone::Perhaps } else { Gone::Seen };
+        let told = match self.live.supervision.stopping {
+            Some(_) => "codexd was stopped".to_owned(),
+            None => format!("app-server ended ({reason})"),
+        };
+        self.settle(now, &told, gone, out);
+        self.live.stirred = true;
         if let Some(stopping) = self.live.supervision.stopping {
             self.emit(now, Event::ChildExited { epoch, reason, retry_in_ms: None }, out);
             self.finish(now, stopping, out);
@@ -214,14 +224,21 @@ impl Core {
             return;
         };
         let version = protocol::version(&user_agent);
-        if let Some(too_old) = version.as_deref().filter(|version| protocol::is_too_old(version)) {
+        let warning = version.as_deref().filter(|version| protocol::is_below(version, protocol::SOUND));
+        let warning = warning.map(|version| {
+            format!("codex {version} has faults that {} has not; install that or newer", protocol::SOUND)
+        });
+        if let Some(too_old) =
+            version.as_deref().filter(|version| protocol::is_below(version, protocol::OLDEST))
+        {
             let oldest = protocol::OLDEST;
             let why = format!("codex {too_old} is too old; install @openai/codex {oldest} or newer");
             return self.fail(now, why, out);
         }
-        self.emit(now, Event::ChildReady { epoch, version, user_agent, login_required }, out);
+        self.emit(now, Event::ChildReady { epoch, version, user_agent, login_required, warning }, out);
         self.live.child = Child::Up { epoch, since: now.mono };
-        self.unpark(now, out);
+        self.live.stirred = true;
+        self.doubts_due(now, out);
     }
 
     /// A configuration that does not load is fatal while the child starts: it would run on defaults.
@@ -278,10 +295,7 @@ impl Core {
     fn spawn(&mut self, now: Now, out: &mut Vec<Effect>) {
         let epoch = self.state.child().epoch.max(self.birth.epoch_floor) + 1;
         self.birth.epoch_floor = epoch;
-        self.live.rpcs.clear();
-        self.live.doubtful.clear();
         self.live.no_turns_list = false;
-        self.live.loaded.clear();
         let give_up_at = now.mono + HANDSHAKE_DEADLINE;
         self.live.child = Child::Starting { epoch, give_up_at, greeting: Greeting::default() };
         out.push(Effect::Spawn(epoch));
@@ -292,6 +306,18 @@ impl Core {
         if let Some(epoch) = self.live.child.epoch() {
             self.end(now, epoch, Stage::Eof, Why::Hopeless(reason), out);
         }
+    }
+
+    /// A child that is no good is ended, and the next one may be better.
+    pub(crate) fn end_unfit(
+        &mut self,
+        now: Now,
+        epoch: Epoch,
+        stage: Stage,
+        why: String,
+        out: &mut Vec<Effect>,
+    ) {
+        self.end(now, epoch, stage, Why::Unfit(why), out);
     }
 
     fn end(&mut self, now: Now, epoch: Epoch, stage: Stage, why: Why, out: &mut Vec<Effect>) {
@@ -305,30 +331,37 @@ impl Core {
     }
 
     fn finish(&mut self, now: Now, reason: &str, out: &mut Vec<Effect>) {
+        for (id, waiting) in std::mem::take(&mut self.live.waiting) {
+            let seen = self.turn_seen(&waiting.turn_id);
+            self.reply(id, Ok(Reply::TurnSeen(seen)), out);
+        }
         self.emit(now, Event::DaemonStopping { reason: reason.to_owned() }, out);
         out.push(Effect::Exit);
     }
 
     fn answer_all(&mut self, reason: &str, out: &mut Vec<Effect>) {
         self.live.starting.clear();
-        for (_, pending) in std::mem::take(&mut self.live.rpcs) {
-            if let Some(caller) = pending.ask.caller() {
-                let outcome = Err(protocol::unavailable(&format!(
-                    "ended before it answered ({reason}); whether it acted is not known"
-                )));
-                out.push(Effect::Reply { id: caller.id, outcome });
-            }
+        for id in self.live.requests.clear() {
+            let outcome = Err(protocol::unavailable(&format!(
+                "ended before it answered ({reason}); whether it acted is not known, and a request with an \
+                 Idempotency-Key may be sent again to learn it"
+            )));
+            self.reply(id, outcome, out);
         }
     }
 
     fn refuse_parked(&mut self, why: &str, out: &mut Vec<Effect>) {
         for parked in std::mem::take(&mut self.live.parked) {
-            out.push(Effect::Reply { id: parked.caller.id, outcome: Err(protocol::unavailable(why)) });
+            self.reply(parked.caller.id, Err(protocol::unavailable(why)), out);
         }
     }
 }
 
 impl Memory {
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.is_some()
+    }
+
     /// Takes a death in: how long to wait, and whether this is a crash loop.
     fn death(&mut self, now: Duration, steady: bool) -> (Duration, bool) {
         self.deaths.push_back(now);

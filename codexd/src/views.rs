@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::core::{SessionSeen, Snapshot};
 use crate::cut;
-use crate::state::{LastTurn, Session};
+use crate::state::{Approval, LastTurn, Session};
 
 /// The largest detail of an event among recent ones.
 pub const RECENT_DETAIL_BYTES: usize = 2048;
@@ -64,6 +64,22 @@ pub fn session_of(session: &Session, child_pid: Option<u32>, place: &Place) -> V
     })
 }
 
+/// What the agent waits for.
+pub fn approval(approval: &Approval) -> Value {
+    let asked = &approval.asked;
+    json!({
+        "approvalId": asked.approval_id,
+        "kind": asked.kind,
+        "sessionId": asked.session_id,
+        "threadId": asked.thread_id,
+        "turnId": asked.turn_id,
+        "itemId": asked.item_id,
+        "requestedAt": approval.requested_at,
+        "deadlineAt": asked.deadline_at,
+        "request": asked.request,
+    })
+}
+
 /// `identity` of the snapshot, and `identity.json`.
 pub fn identity(place: &Place, version: &str) -> Value {
     let known = |text: &str| Some(text.to_owned()).filter(|text| !text.is_empty());
@@ -91,6 +107,7 @@ pub fn daemon(snapshot: &Snapshot, place: &Place) -> Value {
             "status": child.status,
             "strategy": place.strategy,
             "version": child.version,
+            "warning": child.warning,
             "restarts": child.restarts,
             "loginRequired": child.login_required,
         },

@@ -6,8 +6,7 @@ use std::io::{BufReader, Write};
 use std::path::PathBuf;
 use std::process::{ChildStdin, Command};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{io, os::unix::process::ExitStatusExt};
 
 use common::child::{self, Group, Line, Signal};
@@ -16,17 +15,16 @@ use common::trace;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use serde_json::Value;
 
-use super::protocol;
-use crate::core::{Epoch, FromChild, Input, MAX_IN_FLIGHT};
+use super::ahead::Ahead;
+use super::{MAX_LINE_BYTES, Report, TO_CHILD, protocol, spawn};
+use crate::core::{Epoch, FromChild, Input};
 
-/// The longest line of the child that is taken; measured: 8 MB, without a limit of its own.
-pub const MAX_LINE_BYTES: usize = 64 * 1024 * 1024;
-/// Messages that wait for the child to read: what is in flight, as many answers to it, and notifications.
-pub const TO_CHILD: usize = 4 * MAX_IN_FLIGHT;
 /// How large each of the child's two logs may get before it begins anew; one older is kept.
 pub const CHILD_LOG_BYTES: u64 = 8 * 1024 * 1024;
 /// How long the last lines of a child that has ended are waited for; they are in the pipe already.
 const LAST_LINES: Duration = Duration::from_secs(1);
+/// What it complained of longer before its end has nothing to do with that.
+const LAST_WORDS: Duration = Duration::from_secs(5);
 /// How long a killed group may take to be gone.
 const GONE: Duration = Duration::from_secs(2);
 
@@ -102,19 +100,6 @@ impl Process {
     }
 }
 
-#[derive(Clone)]
-struct Report {
-    epoch: Epoch,
-    inbox: Sender<Input>,
-}
-
-impl Report {
-    /// May block while the daemon is busy; nothing waits for a thread that does. Without a daemon nobody listens.
-    fn send(&self, event: FromChild) {
-        let _ = self.inbox.send(Input::Child { epoch: self.epoch, event });
-    }
-}
-
 /// The life of the child; says how it ended.
 fn live(
     program: &Program,
@@ -130,14 +115,15 @@ fn live(
     };
     let mut command = Command::new(&program.command);
     command.args(&program.args).current_dir(&program.cwd).env("NO_COLOR", "1");
+    // Before there is a child that nobody would reap.
+    let stdout_log = Rolling::open(&program.stdout_log, CHILD_LOG_BYTES)?;
+    let stderr_log = Rolling::open(&program.stderr_log, CHILD_LOG_BYTES)?;
     let mut started = child::start(&mut command).map_err(said)?;
     let group = seen.get_or_init(|| started.group.clone()).clone();
     let pid = group.pgid();
     let process_mark = child::start_mark(pid).unwrap_or_default();
     report.send(FromChild::Spawned { pid, process_mark });
-    let stdout_log = Rolling::open(&program.stdout_log, CHILD_LOG_BYTES)?;
-    let stderr_log = Rolling::open(&program.stderr_log, CHILD_LOG_BYTES)?;
-    let last_words = Arc::new(Mutex::new(String::new()));
+    let last_words = Arc::new(Mutex::new(None));
     let (reading, read_to_end) = bounded::<()>(0);
     let threads = (|| {
         let (out, words) = (report.clone(), last_words.clone());
@@ -166,7 +152,12 @@ fn live(
         (None, None) => "an unknown end".to_owned(),
     };
     let words = last_words.lock().unwrap_or_else(PoisonError::into_inner);
-    Ok(if status.success() || words.is_empty() { ended } else { format!("{ended}; its last words: {words}") })
+    Ok(match &*words {
+        Some((at, words)) if !status.success() && !words.is_empty() && at.elapsed() < LAST_WORDS => {
+            format!("{ended}; its last words: {words}")
+        }
+        _ => ended,
+    })
 }
 
 fn write(mut stdin: ChildStdin, messages: &Receiver<Value>) {
@@ -181,14 +172,22 @@ fn write(mut stdin: ChildStdin, messages: &Receiver<Value>) {
 
 fn read(pipe: impl io::BufRead, report: &Report, mut log: Rolling) {
     let all = std::env::var("BAA_LOG").is_ok_and(|level| level == "debug");
+    let mut ahead = Ahead::default();
     let ended = child::lines(pipe, MAX_LINE_BYTES, |line| match line {
         Line::TooLong(bytes) => report.send(FromChild::LineDropped { bytes }),
+        Line::Whole(line) if protocol::is_legacy(line) => {
+            if all {
+                note(&mut log, line);
+            }
+        }
         Line::Whole(line) => {
             let event = protocol::parse(line);
             if event.is_none() || all {
                 note(&mut log, line);
             }
+            let event = event.or_else(|| protocol::torn(line));
             if let Some(event) = event {
+                ahead.wait(&event);
                 report.send(event);
             }
         }
@@ -198,13 +197,13 @@ fn read(pipe: impl io::BufRead, report: &Report, mut log: Rolling) {
     }
 }
 
-fn complain(pipe: impl io::BufRead, mut log: Rolling, last_words: &Mutex<String>) {
+fn complain(pipe: impl io::BufRead, mut log: Rolling, last_words: &Mutex<Option<(Instant, String)>>) {
     const MAX_COMPLAINT_BYTES: usize = 64 * 1024;
     let _ = child::lines(pipe, MAX_COMPLAINT_BYTES, |line| {
         let Line::Whole(line) = line else { return };
         note(&mut log, line);
         let text: String = String::from_utf8_lossy(line).chars().take(500).collect();
-        *last_words.lock().unwrap_or_else(PoisonError::into_inner) = text;
+        *last_words.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), text));
     });
 }
 
@@ -213,8 +212,4 @@ fn note(log: &mut Rolling, line: &[u8]) {
     if let Err(error) = log.line(line) {
         trace::debug(None, format_args!("a line of the child could not be kept: {error}"));
     }
-}
-
-fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    thread::Builder::new().name(name).stack_size(256 * 1024).spawn(run).map(drop)
 }

@@ -2,6 +2,8 @@
 //!
 //! Pure: no pipe, no state.
 
+use std::sync::Arc;
+
 use common::Error;
 use common::error;
 use common::wire::{self, Extent};
@@ -9,17 +11,22 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use crate::core::{Create, FromChild, StartTurn};
-use crate::cut;
-use crate::event::Notice;
+use crate::cut::{self, MAX_WHOLE_BYTES, Whole};
+use crate::event::{ApprovalKind, Notice};
 use crate::state::{Session, Settings, TurnStatus};
 
 /// The largest detail of an event: what is longer is cut, saying so.
 pub const MAX_DETAIL_BYTES: usize = 256 * 1024;
 
+/// The largest detail of a request of the child: some hundreds may wait at once, in memory and in each checkpoint.
+pub const MAX_REQUEST_BYTES: usize = 32 * 1024;
+
 /// The most elements of a line: a list of a thousand threads has some 50 000.
 pub const MAX_LINE_ELEMENTS: usize = 1_000_000;
 /// The longest method or request id; the child's own have 50 bytes at most.
 pub const MAX_NAME_BYTES: usize = 256;
+
+const OVERLOADED: i64 = -32001;
 
 /// An error that the child answered with.
 #[derive(Clone, Debug, PartialEq)]
@@ -36,15 +43,38 @@ impl RpcError {
         self.message.contains("unknown variant") || self.message.contains("requires experimentalApi")
     }
 
+    /// Whether the child could not take the request, and did not act on it.
+    pub fn is_overloaded(&self) -> bool {
+        self.code == OVERLOADED
+    }
+
+    /// What a child that was overloaded for too long said.
+    pub fn overloaded() -> RpcError {
+        RpcError { code: OVERLOADED, message: "Server overloaded; retry later.".to_owned() }
+    }
+
+    /// Whether another turn runs than the one that was named, or none.
+    pub fn is_other_turn(&self) -> bool {
+        ["expected active turn id", "no active turn"].iter().any(|text| self.message.contains(text))
+    }
+
     /// Whether the thread has no turn yet, so that the child cannot list any.
     pub fn is_no_turn_yet(&self) -> bool {
-        self.message.contains("not materialized yet") || self.is_unknown_thread()
+        // "Not loaded" it says of a thread that it never stored; one that is stored can be asked for, loaded or not.
+        let texts = ["not materialized yet", "thread not loaded"];
+        texts.iter().any(|text| self.message.contains(text)) || self.is_unknown_thread()
     }
 
     /// Whether the child does not know the thread that it was told to load.
     pub fn is_unknown_thread(&self) -> bool {
         let texts = ["no rollout found", "invalid session id", "invalid thread id", "thread not found"];
-        texts.iter().any(|text| self.message.contains(text))
+        texts.iter().any(|text| self.message.contains(text)) || self.is_empty_thread()
+    }
+
+    /// Whether the thread's file holds nothing: the child was killed between making it and writing its first line.
+    pub fn is_empty_thread(&self) -> bool {
+        let newest = self.message.contains("rollout at ") && self.message.contains(".jsonl is empty");
+        newest || self.message.contains("empty session file")
     }
 
     /// The error for the caller whose request the child refused.
@@ -63,6 +93,12 @@ pub fn unavailable(what: &str) -> Error {
 pub fn full() -> Error {
     let message = "app-server has as many requests under way as it may have, and none ended in time.";
     Error::new(error::OVERLOADED, message).header("Retry-After", "2")
+}
+
+/// The error for a caller whose key belongs to a request of which nobody knows yet what became.
+pub fn unknown_yet() -> Error {
+    let message = "What became of the first request with this Idempotency-Key is not known yet.";
+    Error::new(error::APP_SERVER_TIMEOUT, message).header("Retry-After", "2")
 }
 
 /// A method and its parameters.
@@ -114,12 +150,71 @@ pub fn version(user_agent: &str) -> Option<String> {
 
 /// The oldest CLI that is taken: before it, ids of turns collide.
 pub const OLDEST: &str = "0.101.0";
+/// The oldest one that needs nothing worked around.
+pub const SOUND: &str = "0.115.0";
+/// The oldest one whose history does not call a turn completed that was killed.
+pub const HONEST_HISTORY: &str = "0.114.0";
 
-/// Whether a version is below the oldest that is taken.
-pub fn is_too_old(version: &str) -> bool {
+/// Whether a version is below another.
+pub fn is_below(version: &str, other: &str) -> bool {
     let parts =
         |version: &str| version.split('.').map(|part| part.parse().unwrap_or(u64::MAX)).collect::<Vec<_>>();
-    parts(version) < parts(OLDEST)
+    parts(version) < parts(other)
+}
+
+/// Asks for the list of models.
+pub fn models() -> Request {
+    ("model/list", Map::new())
+}
+
+/// What a request of the child is about, if it is one that somebody can answer.
+pub fn approval_kind(method: &str) -> Option<ApprovalKind> {
+    match method {
+        "item/commandExecution/requestApproval" => Some(ApprovalKind::Command),
+        "item/fileChange/requestApproval" => Some(ApprovalKind::FileChange),
+        "item/tool/requestUserInput" => Some(ApprovalKind::Question),
+        _ => None,
+    }
+}
+
+/// The answer to a request of the child.
+pub fn response(id: &Value, result: Result<Value, String>) -> Value {
+    match result {
+        Ok(result) => json!({ "id": id, "result": result }),
+        Err(message) => json!({ "id": id, "error": { "code": -32000, "message": message } }),
+    }
+}
+
+/// The answer when nobody answers: the turn goes on without it.
+pub fn declined(id: &Value, kind: ApprovalKind) -> Value {
+    response(
+        id,
+        match kind {
+            ApprovalKind::Question => Err("nobody answered in time".to_owned()),
+            ApprovalKind::Command | ApprovalKind::FileChange => Ok(json!({ "decision": "decline" })),
+        },
+    )
+}
+
+/// Answers to questions as the child takes them, from texts, lists of texts, or its own objects.
+///
+/// # Errors
+/// The id of the question that is answered with something else.
+pub fn answers(given: &Map<String, Value>) -> Result<Value, String> {
+    let texts = |list: &Vec<Value>| list.iter().all(Value::is_string);
+    let mut answers = Map::new();
+    for (id, answer) in given {
+        let answer = match answer {
+            Value::String(text) => json!({ "answers": [text] }),
+            Value::Array(list) if texts(list) => json!({ "answers": list }),
+            Value::Object(own) if own.get("answers").and_then(Value::as_array).is_some_and(texts) => {
+                answer.clone()
+            }
+            _ => return Err(id.clone()),
+        };
+        answers.insert(id.clone(), answer);
+    }
+    Ok(Value::Object(answers))
 }
 
 /// Begins a thread for a session to be made.
@@ -167,6 +262,12 @@ pub fn turn_steer(session: &Session, turn_id: &str, input: &Value) -> Request {
     )
 }
 
+/// Ends a running turn.
+pub fn turn_interrupt(session: &Session, turn_id: &str) -> Request {
+    let thread_id = Value::from(session.thread_id.clone());
+    ("turn/interrupt", object([("threadId", thread_id), ("turnId", turn_id.into())]))
+}
+
 /// Asks for the newest turn of a thread.
 pub fn newest_turn(session: &Session) -> Request {
     let thread_id = Value::from(session.thread_id.clone());
@@ -189,13 +290,18 @@ pub struct PastTurn {
     pub client_turn_id: Option<String>,
 }
 
-/// The newest turn, out of the answer to either question; `None` if there is none.
+/// The newest turn, out of the answer to either question; `None` if there is none. 0.107.0 says of a turn that was killed
+/// with its app-server that it is in progress, though its thread is not active: then nothing runs.
 pub fn past_turn(answer: &Value) -> Option<PastTurn> {
     let turn = match answer["data"].as_array() {
         Some(newest_first) => newest_first.first()?,
         None => answer["thread"]["turns"].as_array()?.last()?,
     };
-    let status = TurnStatus::deserialize(&turn["status"]).unwrap_or_default();
+    let thread = answer["thread"]["status"]["type"].as_str();
+    let status = match TurnStatus::deserialize(&turn["status"]).unwrap_or_default() {
+        TurnStatus::InProgress if thread.is_some_and(|thread| thread != "active") => TurnStatus::Interrupted,
+        status => status,
+    };
     let messages = turn["items"].as_array().into_iter().flatten();
     let client_turn_id = messages.filter_map(|item| item["clientId"].as_str()).next().map(str::to_owned);
     Some(PastTurn { id: turn["id"].as_str()?.to_owned(), status, client_turn_id })
@@ -246,6 +352,19 @@ pub fn changes(params: &Map<String, Value>) -> Settings {
     }
 }
 
+/// Whether a line is one that versions up to 0.114 send beside the notification that says the same: nearly half of all
+/// their lines, and nobody asks for them. Such a line always begins with its method.
+pub fn is_legacy(line: &[u8]) -> bool {
+    line.starts_with(br#"{"method":"codex/event/"#)
+}
+
+/// A line that is no JSON-RPC and yet holds some is taken for one that was lost: it may have been the end of a turn.
+pub fn torn(line: &[u8]) -> Option<FromChild> {
+    let holds = |what: &[u8]| line.windows(what.len()).any(|part| part == what);
+    let said = holds(b"\"method\":") && holds(b"\"threadId\":");
+    said.then_some(FromChild::LineDropped { bytes: line.len() as u64 })
+}
+
 /// A line of the child, as far as it is JSON-RPC; `None` if it is not. One that is nested too deep, has too many elements
 /// or too long a name for what it is about is dropped like one that is too long.
 pub fn parse(line: &[u8]) -> Option<FromChild> {
@@ -267,19 +386,27 @@ pub fn parse(line: &[u8]) -> Option<FromChild> {
     };
     match message.remove("id") {
         Some(id) if id.to_string().len() > MAX_NAME_BYTES => dropped,
-        Some(id) if !id.is_null() => {
-            let notice = Notice::new(method, params);
-            let (method, thread_id, turn_id) = (notice.method, notice.thread_id, notice.turn_id);
-            Some(FromChild::Asked { id, method, thread_id, turn_id })
-        }
-        _ => {
-            // Ids first: the cut keeps what it can, and the state needs these.
-            let mut notice = Notice::new(method, params);
-            notice.detail = cut::object(notice.detail, line.len(), MAX_DETAIL_BYTES);
-            notice.bytes = line.len().min(MAX_DETAIL_BYTES);
-            Some(FromChild::Notice(Box::new(notice)))
-        }
+        Some(id) if !id.is_null() => Some(FromChild::Asked {
+            id,
+            notice: Box::new(notice(method, params, line.len(), MAX_REQUEST_BYTES)),
+        }),
+        _ => Some(FromChild::Notice(Box::new(notice(method, params, line.len(), MAX_DETAIL_BYTES)))),
     }
+}
+
+fn notice(method: String, params: Map<String, Value>, bytes: usize, max: usize) -> Notice {
+    // Ids first: the cut keeps what it can, and the state needs these.
+    let mut notice = Notice::new(method, params);
+    if notice.method == "item/completed" && bytes > max && bytes <= MAX_WHOLE_BYTES {
+        notice.whole = Some(Arc::new(Whole::of(&notice.detail)));
+    }
+    notice.detail = cut::object(notice.detail, bytes, max);
+    notice.bytes = bytes.min(max);
+    if let Some(whole) = &notice.whole {
+        notice.detail.insert("whole".into(), whole.sha1.clone().into());
+        notice.bytes += whole.text.len();
+    }
+    notice
 }
 
 fn answer(mut message: Map<String, Value>, bytes: usize) -> Option<FromChild> {
@@ -367,99 +494,4 @@ fn object<const N: usize>(fields: [(&str, Value); N]) -> Map<String, Value> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_are_told_apart() {
-        let kinds = [
-            (
-                r#"{"id":3,"result":{"thread":{"id":"t","turns":[{"id":"u"},{"id":"v","items":[{"clientId":"c","text":"x"}]}]}}}"#,
-                "answer 3 {\"thread\":{\"id\":\"t\",\"turns\":[{\"id\":\"v\",\"items\":[{\"clientId\":\"c\"}]}]}}",
-            ),
-            (r#"{"id":4,"error":{"code":-32600,"message":"no"}}"#, "error 4 -32600 no"),
-            (
-                r#"{"method":"turn/started","params":{"threadId":"t","turn":{"id":"u"}},"emittedAtMs":1}"#,
-                "notice turn/started t u",
-            ),
-            (r#"{"method":"item/x","id":0,"params":{"threadId":"t","turnId":"u"}}"#, "asked 0 item/x t u"),
-            (r#"{"method":"item/x","id":"a"}"#, "asked \"a\" item/x - -"),
-            (r#"{"method":"thread/started","params":{"thread":{"id":"t"}}}"#, "notice thread/started t -"),
-            (r#"{"method":"x","params":{"threadId":7}}"#, "notice x - -"),
-            ("hello", "no"),
-            ("[1]", "no"),
-            (r#"{"id":1}"#, "no"),
-            (r#"{"method":5}"#, "no"),
-            (r#"{"id":"mine","result":1}"#, "no"),
-        ];
-        for (line, expected) in kinds {
-            let dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".into());
-            let found = match parse(line.as_bytes()) {
-                None => "no".to_owned(),
-                Some(FromChild::Answer { rpc, result: Ok(value) }) => format!("answer {rpc} {value}"),
-                Some(FromChild::Answer { rpc, result: Err(e) }) => {
-                    format!("error {rpc} {} {}", e.code, e.message)
-                }
-                Some(FromChild::Notice(n)) => {
-                    format!("notice {} {} {}", n.method, dash(&n.thread_id), dash(&n.turn_id))
-                }
-                Some(FromChild::Asked { id, method, thread_id, turn_id }) => {
-                    format!("asked {id} {method} {} {}", dash(&thread_id), dash(&turn_id))
-                }
-                other => format!("{other:?}"),
-            };
-            assert_eq!(found, expected, "{line}");
-        }
-    }
-
-    #[test]
-    fn a_line_that_asks_for_too_much_is_dropped() {
-        let long = "x".repeat(MAX_NAME_BYTES + 1);
-        let deep = format!("{}{}", "[".repeat(wire::MAX_DEPTH), "]".repeat(wire::MAX_DEPTH));
-        let lines = [
-            format!("{{\"method\":\"{long}\"}}"),
-            format!("{{\"method\":\"x\",\"id\":\"{long}\"}}"),
-            format!("{{\"method\":\"x\",\"params\":{{\"a\":{deep}}}}}"),
-            format!("{{\"method\":\"x\",\"params\":{{\"a\":[{}0]}}}}", "0,".repeat(MAX_LINE_ELEMENTS)),
-        ];
-        for line in lines {
-            assert!(matches!(parse(line.as_bytes()), Some(FromChild::LineDropped { .. })), "{:.80}", line);
-        }
-    }
-
-    #[test]
-    fn the_end_of_a_turn_survives_the_cut() {
-        let items: Vec<_> =
-            (0..5000).map(|n| json!({"type": "commandExecution", "id": n, "command": "ls"})).collect();
-        let turn = json!({"id": "u", "items": items, "status": "failed", "error": {"message": "m"}});
-        let line = json!({"method": "turn/completed", "params": {"threadId": "t", "turn": turn}}).to_string();
-        let Some(FromChild::Notice(notice)) = parse(line.as_bytes()) else { panic!() };
-        assert!(cut::size(&notice.detail) <= MAX_DETAIL_BYTES + 100 && notice.detail["truncated"] == true);
-        // What is written down is what counts.
-        let read = Notice::new(notice.method.clone(), notice.detail.clone());
-        assert_eq!((read.turn_id.as_deref(), &read.end), (Some("u"), &notice.end));
-        assert_eq!(read.end.map(|end| end.status), Some(TurnStatus::Failed));
-    }
-
-    #[test]
-    fn versions_are_read_from_the_user_agent() {
-        let cases = [
-            ("codexd/0.169.0 (Debian 12.0.0; x86_64) xterm", Some("0.169.0")),
-            ("codexd/0.170.0-alpha.3 (x)", Some("0.170.0")),
-            ("codexd/dev", None),
-            ("", None),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(version(text).as_deref(), expected, "{text}");
-        }
-        let old = ["0.100.9", "0.99.0", "0.101.0", "0.169.0", "1.0.0"].map(is_too_old);
-        assert_eq!(old, [true, true, false, false, false]);
-    }
-
-    #[test]
-    fn a_login_is_missing_only_where_one_is_wanted() {
-        assert!(login_required(&json!({ "account": null, "requiresOpenaiAuth": true })));
-        assert!(!login_required(&json!({ "account": null, "requiresOpenaiAuth": false })));
-        assert!(!login_required(&json!({ "account": { "type": "chatgpt" }, "requiresOpenaiAuth": true })));
-    }
-}
+mod tests;

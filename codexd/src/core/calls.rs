@@ -1,12 +1,13 @@
 //! What callers may want of the core, and what they get.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::log::Seq;
 use common::time::Timestamp;
 use serde_json::{Map, Value};
 
-use crate::state::{ChildSeen, Daemon, Session, State};
+use crate::state::{Approval, ChildSeen, Daemon, Key, Session, State};
 
 /// What callers may want.
 #[derive(Debug)]
@@ -19,10 +20,58 @@ pub enum Call {
     Sessions(Page),
     /// One session.
     Session { id: String },
+    /// One turn; with `wait`, once it has ended, or as it is then.
+    Turn { id: String, wait: Duration },
+    /// What the agent waits for.
+    Approvals,
+    /// The answer to that.
+    Answer(Answer),
+    /// The end of a session's turn.
+    Interrupt { id: String },
+    /// The end of a session.
+    Close { id: String },
+    /// Something that needs the child.
+    Work(Work),
+}
+
+/// What needs the child.
+#[derive(Debug)]
+pub enum Work {
     /// A new session.
     Create(Box<Create>),
     /// A turn, or more text for the one that runs.
     StartTurn(Box<StartTurn>),
+    /// The child's list of models.
+    Models,
+}
+
+impl Work {
+    /// The caller's name for it.
+    pub fn key(&self) -> Option<&Key> {
+        match self {
+            Work::Create(create) => create.key.as_ref(),
+            Work::StartTurn(turn) => turn.key.as_ref(),
+            Work::Models => None,
+        }
+    }
+}
+
+/// An answer to what the agent asked.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// `approval-…`.
+    pub id: String,
+    /// What was said.
+    pub given: Given,
+}
+
+/// What may be said to an agent that asks.
+#[derive(Clone, Debug)]
+pub enum Given {
+    /// A word.
+    Decision(String),
+    /// By the id of each question.
+    Answers(Map<String, Value>),
 }
 
 /// The newest sessions that fit.
@@ -49,6 +98,8 @@ pub struct Create {
     pub thread_id: Option<String>,
     /// What the child is told, in its own words.
     pub params: Map<String, Value>,
+    /// The caller's name for the request.
+    pub key: Option<Key>,
 }
 
 /// A turn to be started.
@@ -62,6 +113,10 @@ pub struct StartTurn {
     pub expected_turn_id: Option<String>,
     /// What else the child is told, in its own words.
     pub params: Map<String, Value>,
+    /// How long it may run.
+    pub timeout_ms: Option<u64>,
+    /// The caller's name for the request.
+    pub key: Option<Key>,
 }
 
 /// What callers get; snapshots that their own threads make text of.
@@ -80,10 +135,18 @@ pub enum Reply {
         /// The child's pid, if one runs.
         child_pid: Option<u32>,
     },
-    /// One session.
-    Session(SessionSeen),
+    /// One session, and what its agent waits for.
+    Session { seen: SessionSeen, pending: Vec<Arc<Approval>> },
     /// A turn was taken, with the event `seq`.
     Turn { session: SessionSeen, turn_id: String, seq: Seq },
+    /// A turn as it stands, if it is the current or the last one of a session.
+    TurnSeen(Option<Arc<Session>>),
+    /// What the agent waits for, oldest first.
+    Approvals(Vec<Arc<Approval>>),
+    /// An approval that was answered, and how.
+    Answered { approval: Arc<Approval>, decision: Option<String>, answers: Option<Value> },
+    /// What the child answered.
+    Json(Value),
 }
 
 /// A session and the child that would serve it.
@@ -128,7 +191,7 @@ impl Snapshot {
             at: state.at(),
             sessions: newest,
             count: state.session_count(),
-            active: state.sessions().filter(|session| session.open).count(),
+            active: state.open_count(),
             recent: state.recent().collect(),
         }
     }

@@ -2,7 +2,11 @@
 
 use super::*;
 use common::time::Timestamp;
-use serde_json::json;
+use serde_json::{Map, json};
+
+use crate::app_server::protocol::RpcError;
+
+use crate::state::Key;
 
 fn birth(state: &State) -> Birth {
     Birth {
@@ -14,6 +18,11 @@ fn birth(state: &State) -> Birth {
         process_mark: "mark".into(),
         process_started_at: Timestamp::default(),
         version: "0".into(),
+        rules: Rules {
+            external: false,
+            approval_timeout: Duration::from_secs(600),
+            ceilings: Arc::default(),
+        },
     }
 }
 
@@ -24,12 +33,24 @@ struct Desk {
     mono: u64,
     asked: Vec<(u64, String)>,
     seen: Vec<String>,
+    /// The approval that was answered last.
+    approval: Option<String>,
+    /// What it took up.
+    born: State,
 }
 
 impl Desk {
     fn new(state: State) -> Desk {
         let core = Core::new(state.clone(), birth(&state));
-        let mut desk = Desk { core, log: Vec::new(), mono: 0, asked: Vec::new(), seen: Vec::new() };
+        let mut desk = Desk {
+            core,
+            log: Vec::new(),
+            mono: 0,
+            asked: Vec::new(),
+            seen: Vec::new(),
+            approval: None,
+            born: state,
+        };
         desk.step(Input::Start);
         desk
     }
@@ -51,7 +72,7 @@ impl Desk {
     /// An effect in a few words: `+type` is a line of the log.
     fn word(&mut self, effect: Effect) -> Option<String> {
         Some(match effect {
-            Effect::Append(line) => {
+            Effect::Append { line, .. } => {
                 let event: Value = serde_json::from_str(&line).unwrap();
                 self.log.push(line);
                 let kind = event["type"].as_str().unwrap().to_owned();
@@ -62,22 +83,31 @@ impl Desk {
             }
             Effect::Reply { id, outcome } => match outcome {
                 Ok(Reply::Turn { turn_id, .. }) => format!("{id}:{turn_id}"),
-                Ok(Reply::Session(seen)) => format!("{id}:{}", seen.session.id),
+                Ok(Reply::Session { seen, .. }) => format!("{id}:{}", seen.session.id),
+                Ok(Reply::TurnSeen(Some(session))) => {
+                    let status = session.last.as_ref().map(|last| last.status);
+                    format!("{id}:{}", serde_json::to_value(status).unwrap().as_str().unwrap())
+                }
                 Ok(_) => format!("{id}:ok"),
                 Err(error) => format!("{id}:{}", error.code.name),
             },
-            Effect::Spawn(epoch) => format!("spawn{epoch}"),
+            Effect::Spawn(epoch) => {
+                self.asked.clear();
+                format!("spawn{epoch}")
+            }
             Effect::Send { message, .. } => match (message["method"].as_str(), message["id"].as_u64()) {
                 (Some(method), Some(rpc)) => {
                     self.asked.push((rpc, method.to_owned()));
                     format!(">{method}")
                 }
                 (Some(method), None) => format!(">{method}"),
-                (None, _) => ">answer".to_owned(),
+                (None, _) if message["error"].is_object() => ">refusal".to_owned(),
+                (None, _) => format!(">{}", message["result"]),
             },
             Effect::CloseStdin(_) => "eof".into(),
             Effect::Signal { signal, .. } => format!("{signal:?}").to_lowercase(),
             Effect::Checkpointed(_) => return None,
+            Effect::Forget { .. } => "forget".into(),
             Effect::Exit => "exit".into(),
         })
     }
@@ -98,6 +128,10 @@ impl Desk {
     fn notice(&mut self, method: &str, detail: Value) {
         let notice = Notice::new(method.to_owned(), detail.as_object().unwrap().clone());
         self.child(FromChild::Notice(Box::new(notice)));
+    }
+
+    fn first_session(&self) -> String {
+        self.core.state().sessions().next().map_or("session-x".to_owned(), |session| session.id.clone())
     }
 
     /// One word of a script.
@@ -130,16 +164,70 @@ impl Desk {
                     metadata: Value::Null,
                     thread_id: None,
                     params: params.as_object().unwrap().clone(),
+                    key: None,
                 };
-                self.step(Input::Call { id, call: Call::Create(Box::new(create)) });
+                self.step(Input::Call { id, call: Call::Work(Work::Create(Box::new(create))) });
             }
-            "turn" | "steer" => {
-                let session_id =
-                    self.core.state().sessions().next().map(|s| s.id.clone()).unwrap_or("session-x".into());
-                let expected_turn_id = (word == "steer").then(|| "u1".to_owned());
-                let turn = StartTurn { session_id, input: json!([]), expected_turn_id, params: Map::new() };
-                self.step(Input::Call { id, call: Call::StartTurn(Box::new(turn)) });
+            "turn" | "steer" | "keyed" | "forged" | "hurried" | "keyedsteer" => {
+                let key = |body: &str| Some(Key { hash: "k".into(), body: body.into() });
+                let turn = StartTurn {
+                    session_id: self.first_session(),
+                    input: json!([]),
+                    expected_turn_id: word.ends_with("steer").then(|| "u1".to_owned()),
+                    params: Map::new(),
+                    timeout_ms: (word == "hurried").then_some(1000),
+                    key: match word {
+                        "keyed" | "keyedsteer" => key("b"),
+                        "forged" => key("c"),
+                        _ => None,
+                    },
+                };
+                self.step(Input::Call { id, call: Call::Work(Work::StartTurn(Box::new(turn))) });
             }
+            "wait" => {
+                let call = Call::Turn { id: "u1".into(), wait: Duration::from_secs(60) };
+                self.step(Input::Call { id, call });
+            }
+            "interrupt" => self.step(Input::Call { id, call: Call::Interrupt { id: self.first_session() } }),
+            "close" => self.step(Input::Call { id, call: Call::Close { id: self.first_session() } }),
+            "told" => self.answer("turn/interrupt", Ok(json!({}))),
+            "deaf" => self.answer("turn/interrupt", Err(refused("no active turn to interrupt"))),
+            "overloaded" => self.answer("turn/start", Err(RpcError::overloaded())),
+            "command" | "patch" | "question" => {
+                let method = match word {
+                    "command" => "item/commandExecution/requestApproval",
+                    "patch" => "item/fileChange/requestApproval",
+                    _ => "item/tool/requestUserInput",
+                };
+                let detail = json!({"threadId": "t1", "turnId": "u1", "itemId": "i1",
+                    "proposedExecpolicyAmendment": ["touch"], "questions": [{"id": "q"}]});
+                let notice = Notice::new(method.into(), detail.as_object().unwrap().clone());
+                self.child(FromChild::Asked { id: json!(number), notice: Box::new(notice) });
+                let pending = self.core.state().approvals().pending().next();
+                self.approval = pending.map(|approval| approval.asked.approval_id.clone());
+            }
+            "say" => {
+                let (number, decision) = number.split_once('=').unwrap();
+                let given = match decision {
+                    "answers" => Given::Answers(json!({"q": "B"}).as_object().unwrap().clone()),
+                    "nothing" => Given::Answers(Map::new()),
+                    "other" => Given::Answers(json!({"zz": "B"}).as_object().unwrap().clone()),
+                    word => Given::Decision(word.into()),
+                };
+                let answer = Answer { id: self.approval.clone().unwrap_or_default(), given };
+                self.step(Input::Call { id: number.parse().unwrap(), call: Call::Answer(answer) });
+            }
+            "item" | "itemdone" => {
+                let method = if word == "item" { "item/started" } else { "item/completed" };
+                let kind = if number.starts_with('c') { "commandExecution" } else { "fileChange" };
+                let item = json!({"id": number, "type": kind, "changes": ["a.txt"]});
+                self.notice(method, json!({"threadId": "t1", "turnId": "u1", "item": item}));
+            }
+            "cut" => {
+                let turn = json!({"id": format!("u{number}"), "status": "interrupted"});
+                self.notice("turn/completed", json!({"threadId": "t1", "turn": turn}));
+            }
+            "drop" => self.child(FromChild::LineDropped { bytes: 9 }),
             "thread" => self.answer("thread/start", Ok(thread)),
             "resumed" => self.answer("thread/resume", Ok(thread)),
             "norollout" => self.answer("thread/resume", Err(refused("no rollout found for thread id t1"))),
@@ -158,6 +246,7 @@ impl Desk {
                     json!([{"id": "u0", "status": "completed"}, {"id": "u1", "status": "inProgress"}]);
                 self.answer("thread/read", Ok(json!({"thread": {"turns": turns}})));
             }
+            "alive" => self.answer("account/read", Ok(json!({}))),
             "refuse" => self.answer("turn/start", Err(refused("no"))),
             "steered" => self.answer("turn/steer", Ok(json!({"turnId": "u1"}))),
             "started" => {
@@ -167,12 +256,14 @@ impl Desk {
                 let turn = json!({"id": format!("u{number}"), "status": "completed"});
                 self.notice("turn/completed", json!({"threadId": "t1", "turn": turn}));
             }
-            "ask" => self.child(FromChild::Asked {
-                id: json!(0),
-                method: "x/y".into(),
-                thread_id: None,
-                turn_id: None,
-            }),
+            "ask" => {
+                let notice = Box::new(Notice::new("x/y".into(), Map::new()));
+                self.child(FromChild::Asked { id: json!(0), notice });
+            }
+            "crowd" => {
+                let chosen = [self.first_session(), "session-x-1".to_owned()];
+                self.step(Input::TranscriptsOver(chosen.map(|id| (id, 5)).into()));
+            }
             "die" => self.child(FromChild::Exited { reason: "exit code 1".into() }),
             "stop" => self.step(Input::Stop("SIGTERM")),
             delta if delta.starts_with('~') => {
@@ -202,7 +293,7 @@ fn continue_with(desk: &mut Desk, script: &str, expected: &str) {
         assert_eq!(desk.seen.join(" "), expected.trim(), "after `{part}` of `{script}`");
     }
     assert_eq!(script.split('|').count(), expected.split('|').count());
-    let mut replayed = State::default();
+    let mut replayed = desk.born.clone();
     desk.log.iter().for_each(|line| replayed.apply(&event::parse(line).unwrap()));
     assert_eq!(&replayed, desk.core.state(), "the log alone makes the same state");
 }
@@ -229,7 +320,14 @@ fn a_call_waits_for_a_child_that_is_not_up_and_no_longer() {
 
 #[test]
 fn a_request_that_is_not_answered_is_given_up() {
-    check("up create#1 | 19999 | 1", &format!("{UP} >thread/start | | 1:app_server_timeout"));
+    let begun = format!("{UP} >thread/start");
+    check("up create#1 | 19999 | 1", &format!("{begun} | | >account/read 1:app_server_timeout"));
+    // A child that says nothing at all to that is sick, and one that answers is not.
+    check(
+        "up create#1 20000 | 4999 | 1 | die",
+        &format!("{begun} >account/read 1:app_server_timeout | | kill | +child.exited spawn2 >initialize"),
+    );
+    check("up create#1 20000 alive 5000", &format!("{begun} >account/read 1:app_server_timeout"));
 }
 
 #[test]
@@ -240,17 +338,17 @@ fn a_call_has_one_deadline_whatever_it_needs() {
         &format!(
             "{UP} >thread/start +session.created {CREATED} +child.exited spawn2 >initialize {UP} +child.exited | \
              | spawn3 >initialize | {UP} >thread/resume | +session.resumed +turn.requested >turn/start | \
-             | >thread/turns/list 2:app_server_timeout"
+             | >account/read 2:app_server_timeout >thread/turns/list"
         ),
     );
 }
 
 #[test]
 fn what_became_of_a_turn_without_an_answer_is_asked_of_the_child() {
-    let begin = "up create#1 thread turn#2 | 20000";
+    let begin = "up create#1 thread turn#2 1 ~x 19999";
     let begun = format!(
-        "{UP} >thread/start +session.created {CREATED} +turn.requested >turn/start \
-         | >thread/turns/list 2:app_server_timeout"
+        "{UP} >thread/start +session.created {CREATED} +turn.requested >turn/start +x \
+         2:app_server_timeout >thread/turns/list"
     );
     let goes_on = |script: &str, expected: &str| {
         check(&format!("{begin} | turn#3 | {script}"), &format!("{begun} | 3:conflict | {expected}"));
@@ -259,7 +357,6 @@ fn what_became_of_a_turn_without_an_answer_is_asked_of_the_child() {
     goes_on("over", "+turn.accepted +turn.settled");
     goes_on("absent | turn#4", "+turn.refused | +turn.requested >turn/start");
     goes_on("busy 999 | 1 | absent", " | >thread/turns/list | +turn.refused");
-    goes_on("20000 | over over", ">thread/turns/list | +turn.accepted +turn.settled");
     goes_on("accept#1 | over", "+turn.accepted | ");
     goes_on("nolist | whole", ">thread/read | +turn.accepted");
 }
@@ -419,7 +516,7 @@ fn a_turn_may_begin_and_end_before_the_answer_that_names_it() {
 
 #[test]
 fn what_codexd_does_not_know_is_refused() {
-    check("up ask", &format!("{UP} >answer +child.request_refused"));
+    check("up ask", &format!("{UP} >refusal +child.request_refused"));
 }
 
 #[test]
@@ -460,13 +557,29 @@ fn the_next_process_settles_what_the_last_one_left() {
          +app-server.turn.started"
         ),
     );
-    let next = Desk::new(desk.core.state().clone());
-    assert_eq!(next.seen.join(" "), "+daemon.started +child.exited +turn.interrupted spawn2 >initialize");
-    let session = next.core.state().sessions().next().unwrap();
-    assert_eq!(
-        (session.turn.is_none(), session.last.as_ref().unwrap().error.as_deref()),
-        (true, Some("codexd ended"))
+    let mut next = Desk::new(desk.core.state().clone());
+    assert_eq!(next.seen.join(" "), "+daemon.started +child.exited spawn2 >initialize");
+    // What it came to may be known to the child, whose last words were lost with codexd.
+    continue_with(
+        &mut next,
+        "wait#8 | up | turn#9 | running | resumed",
+        &format!(
+            " | {UP} >thread/turns/list | | +turn.interrupted 8:interrupted >thread/resume | +session.resumed +turn.requested >turn/start"
+        ),
     );
+    let mut next = Desk::new(desk.core.state().clone());
+    next.seen.clear();
+    continue_with(
+        &mut next,
+        "up | die | up | over",
+        &format!(
+            "{UP} >thread/turns/list | +child.exited spawn3 >initialize | {UP} >thread/turns/list | +turn.settled"
+        ),
+    );
+    let mut next = Desk::new(desk.core.state().clone());
+    continue_with(&mut next, "up running", &format!("{UP} >thread/turns/list +turn.interrupted"));
+    let session = next.core.state().sessions().next().unwrap();
+    assert_eq!(session.last.as_ref().unwrap().error.as_deref(), Some("codexd ended"));
 }
 
 #[test]
@@ -486,7 +599,7 @@ fn sessions_are_bounded_and_the_oldest_idle_one_goes() {
     assert_eq!(create(2, "t2", &mut desk), ">thread/start +session.created 2:session-feedc0de-7");
     assert_eq!(
         create(3, "t3", &mut desk),
-        ">thread/start +session.closed +session.removed +session.created 3:session-feedc0de-10"
+        ">thread/start +session.closed +session.removed forget +session.created 3:session-feedc0de-10"
     );
     let ids: Vec<_> = desk.core.state().sessions().map(|session| session.id.clone()).collect();
     assert_eq!(ids, ["session-feedc0de-5", "session-feedc0de-10"]);
@@ -501,7 +614,279 @@ fn in_flight_requests_are_bounded() {
     for id in 0..80 {
         desk.play(&format!("create#{id}"));
     }
-    assert_eq!((desk.core.live.rpcs.len(), desk.core.live.parked.len()), (MAX_IN_FLIGHT, 80 - MAX_IN_FLIGHT));
+    assert_eq!((desk.core.callers().count(), desk.core.live.parked.len()), (80, 80 - MAX_IN_FLIGHT));
     desk.answer("thread/start", Err(RpcError { code: -1, message: "no".into() }));
-    assert_eq!((desk.core.live.rpcs.len(), desk.core.live.parked.len()), (MAX_IN_FLIGHT, 79 - MAX_IN_FLIGHT));
+    assert_eq!((desk.core.callers().count(), desk.core.live.parked.len()), (79, 79 - MAX_IN_FLIGHT));
+}
+
+/// A session whose turn runs.
+const BEGIN: &str = "up create#1 thread turn#2 accept#1 started#1";
+
+fn begun() -> String {
+    format!(
+        "{UP} >thread/start +session.created {CREATED} +turn.requested >turn/start +turn.accepted 2:u1 \
+         +app-server.turn.started"
+    )
+}
+
+/// What follows on a turn that runs.
+fn then(script: &str, expected: &str) -> Desk {
+    check(&format!("{BEGIN} | {script}"), &format!("{} | {expected}", begun()))
+}
+
+#[test]
+fn an_interrupt_is_held_until_the_turn_can_hear_it() {
+    then(
+        "interrupt#3 | told | cut#1",
+        "+turn.interrupt_requested >turn/interrupt 3:session-feedc0de-5 |  | +app-server.turn.completed",
+    );
+    check(
+        "up create#1 thread turn#2 | interrupt#3 | accept#1 | started#1 | deaf 99 | 1 | told | cut#1 | interrupt#4",
+        &format!(
+            "{UP} >thread/start +session.created {CREATED} +turn.requested >turn/start | +turn.interrupt_requested \
+             3:session-feedc0de-5 | +turn.accepted 2:u1 | +app-server.turn.started >turn/interrupt | | >turn/interrupt \
+             | | +app-server.turn.completed | 4:conflict"
+        ),
+    );
+    let desk = then(
+        "interrupt#3 told cut#1",
+        "+turn.interrupt_requested >turn/interrupt 3:session-feedc0de-5 +app-server.turn.completed",
+    );
+    let last = desk.core.state().sessions().next().unwrap().last.clone().unwrap();
+    assert_eq!(last.error.as_deref(), Some("a caller asked for it"));
+    assert_eq!(desk.core.deadline(), None, "nothing is left to do");
+}
+
+#[test]
+fn a_turn_that_does_not_end_is_looked_up_and_a_child_that_does_not_end_it_is_ended() {
+    let mut desk = then("interrupt#3", "+turn.interrupt_requested >turn/interrupt 3:session-feedc0de-5");
+    continue_with(
+        &mut desk,
+        "told 2000 told 2000 told 2000",
+        ">turn/interrupt >turn/interrupt >turn/interrupt",
+    );
+    continue_with(&mut desk, "told 2000 0 | over", ">turn/interrupt >thread/turns/list | +turn.settled");
+    let mut desk = then("interrupt#3", "+turn.interrupt_requested >turn/interrupt 3:session-feedc0de-5");
+    desk.seen.clear();
+    for _ in 0..14 {
+        desk.play("told");
+        desk.play("2000");
+    }
+    assert!(desk.seen.ends_with(&["eof".to_owned()]), "{:?}", desk.seen);
+}
+
+#[test]
+fn a_turn_has_the_deadline_that_its_caller_gives_it() {
+    check(
+        "up create#1 thread hurried#2 accept#1 started#1 | 999 | 1 | cut#1",
+        &format!("{} | | +turn.interrupt_requested >turn/interrupt | +app-server.turn.completed", begun()),
+    );
+}
+
+#[test]
+fn a_session_is_closed_once_and_its_turn_ends() {
+    then(
+        "close#3 | turn#4 | close#5 | cut#1 | interrupt#6",
+        "+session.closed +turn.interrupt_requested >turn/interrupt 3:session-feedc0de-5 | 4:conflict \
+             | 5:session-feedc0de-5 | +app-server.turn.completed | 6:conflict",
+    );
+    // It was closed while its thread was being loaded.
+    check(
+        "up create#1 thread die up turn#2 | close#3 | resumed",
+        &format!(
+            "{UP} >thread/start +session.created {CREATED} +child.exited spawn2 >initialize {UP} >thread/resume \
+             | +session.closed 3:session-feedc0de-5 | 2:conflict"
+        ),
+    );
+}
+
+#[test]
+fn whoever_waits_for_a_turn_is_answered_at_its_end() {
+    then("wait#3 | done#1 | wait#4", "| +app-server.turn.completed 3:completed | 4:completed");
+    then("wait#3 | 59999 | 1", " |  | 3:inProgress");
+    then("wait#3 | die", "| +turn.interrupted 3:interrupted +child.exited spawn2 >initialize");
+    check("up wait#3", &format!("{UP} 3:ok"));
+}
+
+#[test]
+fn a_key_is_one_turn_and_one_answer() {
+    let begin = "up create#1 thread keyed#2 keyed#3";
+    let asked = format!("{UP} >thread/start +session.created {CREATED} +turn.requested >turn/start");
+    check(
+        &format!("{begin} | accept#1 | keyed#4 | forged#5 | started#1 done#1 | keyed#6"),
+        &format!(
+            "{asked} | +turn.accepted 2:u1 3:u1 | 4:u1 | 5:conflict \
+             | +app-server.turn.started +app-server.turn.completed | 6:u1"
+        ),
+    );
+    // The first one waits for the child, the others for the first one.
+    let mut desk = check(
+        "up create#1 thread die",
+        &format!("{UP} >thread/start +session.created {CREATED} +child.exited spawn2 >initialize"),
+    );
+    continue_with(
+        &mut desk,
+        "keyed#2 keyed#3 | up | resumed | accept#1",
+        &format!(
+            " | {UP} >thread/resume | +session.resumed +turn.requested >turn/start | +turn.accepted 2:u1 3:u1"
+        ),
+    );
+    // It began, and nobody learned it.
+    check(
+        &format!("{begin} | started#1 die | up | keyed#4"),
+        &format!(
+            "{asked} | +app-server.turn.started 2:app_server_unavailable +turn.interrupted +child.exited \
+             spawn2 >initialize 3:u1 | {UP} | 4:u1"
+        ),
+    );
+    // What was refused may be tried again.
+    check(
+        &format!("{begin} | refuse | accept#1"),
+        &format!(
+            "{asked} | +turn.refused 2:app_server_error +turn.requested >turn/start | +turn.accepted 3:u1"
+        ),
+    );
+    // What became of it is asked of the child first.
+    let desk = check(
+        &format!("{begin} | die | up | keyed#4 | over"),
+        &format!(
+            "{asked} | 2:app_server_unavailable +child.exited spawn2 >initialize | {UP} >thread/turns/list | \
+             | +turn.accepted +turn.settled 3:u1 4:u1"
+        ),
+    );
+    let mut next = Desk::new(desk.core.state().clone());
+    next.seen.clear();
+    continue_with(&mut next, "up keyed#7", &format!("{UP} 7:u1"));
+}
+
+#[test]
+fn a_steering_waits_for_a_turn_that_is_deaf() {
+    check(
+        "up create#1 thread turn#2 accept#1 | steer#3 | started#1 | steered",
+        &format!(
+            "{UP} >thread/start +session.created {CREATED} +turn.requested >turn/start +turn.accepted 2:u1 | \
+             | +app-server.turn.started >turn/steer | +turn.steered 3:u1"
+        ),
+    );
+}
+
+#[test]
+fn a_steering_without_an_answer_is_not_done_twice() {
+    then(
+        "keyedsteer#3 1 ~x 19999 | keyedsteer#4 | steered | keyedsteer#5",
+        ">turn/steer +x 3:app_server_timeout | | +turn.steered 4:u1 | 5:u1",
+    );
+    then(
+        "keyedsteer#3 1 ~x 19999 | keyedsteer#4 | 12000 | done#1 keyedsteer#5",
+        ">turn/steer +x 3:app_server_timeout | | 4:app_server_timeout | +app-server.turn.completed 5:conflict",
+    );
+}
+
+#[test]
+fn an_overloaded_child_is_asked_again() {
+    check(
+        "up create#1 thread turn#2 | overloaded | 99 | 1 | accept#1",
+        &format!(
+            "{UP} >thread/start +session.created {CREATED} +turn.requested >turn/start | | | >turn/start | +turn.accepted 2:u1"
+        ),
+    );
+}
+
+#[test]
+fn an_approval_is_answered_once() {
+    let desk = then(
+        "command#7 | say#3=accept | say#4=accept",
+        "+approval.requested | +approval.resolved >{\"decision\":\"accept\"} 3:ok | 4:conflict",
+    );
+    assert_eq!(desk.core.deadline(), None);
+    then(
+        "command#7 command#7 | say#3=answers | say#3=acceptWithExecpolicyAmendment",
+        "+approval.requested | 3:invalid_request | +approval.resolved \
+         >{\"decision\":{\"acceptWithExecpolicyAmendment\":{\"execpolicy_amendment\":[\"touch\"]}}} 3:ok",
+    );
+    then(
+        "question#7 | say#3=accept say#3=nothing say#3=other | say#4=answers",
+        "+approval.requested | 3:invalid_request 3:invalid_request 3:invalid_request | +approval.resolved >{\"answers\":{\"q\":{\"answers\":[\"B\"]}}} 4:ok",
+    );
+    then("question#7 | say#3=decline", "+approval.requested | +approval.resolved >refusal 3:ok");
+    let desk = then("item#i1 patch#7", "+app-server.item.started +approval.requested");
+    let pending = desk.core.state().approvals().pending().next().unwrap().clone();
+    assert_eq!(pending.asked.request["changes"], json!(["a.txt"]), "the request itself does not say them");
+    assert!(desk.core.read(&Call::Approvals).is_some());
+}
+
+#[test]
+fn an_approval_that_nobody_answers_is_declined_and_with_its_turn_it_is_lost() {
+    then("command#7 | 599999 | 1", "+approval.requested | | +approval.resolved >{\"decision\":\"decline\"}");
+    then(
+        "command#7 die | say#3=accept",
+        "+approval.requested +approval.resolved +turn.interrupted +child.exited spawn2 >initialize | 3:conflict",
+    );
+    then(
+        "command#7 interrupt#3 | cut#1",
+        "+approval.requested +turn.interrupt_requested +approval.resolved >turn/interrupt 3:session-feedc0de-5 \
+         | +app-server.turn.completed",
+    );
+    let desk = then("command#7", "+approval.requested");
+    let next = Desk::new(desk.core.state().clone());
+    assert_eq!(next.seen.join(" "), "+daemon.started +child.exited +approval.resolved spawn2 >initialize");
+}
+
+#[test]
+fn too_many_approvals_are_declined() {
+    let mut desk = then("", "");
+    for id in 0..crate::approvals::MAX_APPROVALS {
+        desk.play(&format!("command#{}", 1000 + id));
+    }
+    continue_with(
+        &mut desk,
+        "command#9",
+        "+approval.requested +approval.resolved >{\"decision\":\"decline\"}",
+    );
+}
+
+#[test]
+fn what_began_and_never_ended_is_closed_with_its_turn() {
+    then(
+        "item#f1 item#c1 item#f2 itemdone#f2 | done#1 | itemdone#c1",
+        "+app-server.item.started +app-server.item.started +app-server.item.started +app-server.item.completed \
+         | +item.closed +app-server.turn.completed | +app-server.item.completed",
+    );
+    then(
+        "item#c1 die",
+        "+app-server.item.started +item.closed +turn.interrupted +child.exited spawn2 >initialize",
+    );
+}
+
+#[test]
+fn a_line_that_was_dropped_may_have_been_the_end_of_a_turn() {
+    then("drop | over", "+child.line_dropped >thread/turns/list | +turn.settled");
+}
+
+#[test]
+fn an_app_server_of_somebody_else_may_go_on_without_codexd() {
+    let mut desk = Desk::new(State::default());
+    desk.core.birth.rules.external = true;
+    continue_with(
+        &mut desk,
+        &format!("{BEGIN} command#7 | die | turn#3 | up | resumed | running | done#1"),
+        &format!(
+            "{} +approval.requested | +approval.resolved +child.exited spawn2 >initialize | | {UP} >thread/resume \
+             | >thread/turns/list | 3:conflict | +app-server.turn.completed",
+            begun()
+        ),
+    );
+}
+
+#[test]
+fn transcripts_go_to_make_room_but_for_those_of_turns_that_run() {
+    let desk = check(
+        "up create#1 thread crowd | turn#2 crowd accept#1 crowd | done#1 crowd",
+        &format!(
+            "{UP} >thread/start +session.created {CREATED} +transcript.removed forget \
+             | +turn.requested >turn/start +turn.accepted 2:u1 | +app-server.turn.completed +transcript.removed forget"
+        ),
+    );
+    let session = desk.core.state().sessions().next().unwrap();
+    assert_eq!(session.transcript_from, desk.core.state().seq(), "its reader is told so");
 }
