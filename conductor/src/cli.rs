@@ -87,7 +87,7 @@ fn run() -> Result<(), Failure> {
 }
 
 fn start(config: Config) -> Result<(), Failure> {
-    signal::end_with_any_thread(&["http"]);
+    signal::end_with_any_thread(&["http", "tunnel", "watch"]);
     sys::share_heap();
     let failed = |what: &str, error: &dyn Display| Failure(EXIT_FAILED, format!("{what}: {error}"));
     let wanted = local_api(&config)?;

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use common::Error;
 use common::codexd_api::{
-    EVENTS, EVENTS_QUERY, MAX_WAIT_MS, SESSION, SESSIONS, SESSIONS_QUERY, STATUS, SessionCreate, TURN,
-    TURN_QUERY, TurnCreate,
+    APPROVAL, APPROVALS, ApprovalAnswer, CLOSE, EVENTS, EVENTS_QUERY, INTERRUPT, MAX_WAIT_MS, MODELS,
+    SESSION, SESSIONS, SESSIONS_QUERY, STATUS, SessionCreate, TRANSCRIPT, TRANSCRIPT_QUERY, TURN, TURN_QUERY,
+    TURN_READ, TurnCreate,
 };
 use common::config::LocalUrl;
 use common::http::{Answer, Request};
@@ -21,6 +22,7 @@ use crate::upstream::Call;
 
 /// What stays as it is in a path segment or a query value; all else is percent-encoded.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
+
 /// `GET /v1/codex`.
 pub(crate) fn status(node: &Node, request: &Request) -> Result<Answer, Error> {
     let (_, data) = node.codexd.call(&call(request, STATUS, &[]))?;
@@ -34,14 +36,28 @@ pub(crate) fn sessions(node: &Node, request: &Request) -> Result<Answer, Error> 
 
 /// `GET /v1/codex/sessions/:session_id`.
 pub(crate) fn session(node: &Node, request: &Request) -> Result<Answer, Error> {
-    let id = utf8_percent_encode(request.param("session_id"), ENCODED).to_string();
-    node.codexd.pass(&call(request, &SESSION.replace(":id", &id), &[]))
+    node.codexd.pass(&call(request, &with_id(SESSION, request.param("session_id")), &[]))
+}
+
+/// `GET /v1/codex/sessions/:session_id/transcript`.
+pub(crate) fn transcript(node: &Node, request: &Request) -> Result<Answer, Error> {
+    node.codexd.pass(&call(request, &with_id(TRANSCRIPT, request.param("session_id")), TRANSCRIPT_QUERY))
 }
 
 /// `POST /v1/codex/sessions`.
 pub(crate) fn create_session(node: &Node, request: &Request) -> Result<Answer, Error> {
-    let body = Value::Object(forward(SessionCreate::FIELDS, request.object()?)).to_string();
-    node.codexd.pass(&Call { body: Some(body), ..call(request, SESSIONS, &[]) })
+    post(node, call(request, SESSIONS, &[]), SessionCreate::FIELDS, request.object()?)
+}
+
+/// `POST /v1/codex/sessions/:session_id/interrupt`.
+pub(crate) fn interrupt(node: &Node, request: &Request) -> Result<Answer, Error> {
+    let path = with_id(INTERRUPT, request.param("session_id"));
+    post(node, call(request, &path, &[]), &[], request.object()?)
+}
+
+/// `POST /v1/codex/sessions/:session_id/close`.
+pub(crate) fn close(node: &Node, request: &Request) -> Result<Answer, Error> {
+    post(node, call(request, &with_id(CLOSE, request.param("session_id")), &[]), &[], request.object()?)
 }
 
 /// `POST /v1/codex/turn`, also as a stream.
@@ -50,13 +66,44 @@ pub(crate) fn create_turn(node: &Node, request: &Request) -> Result<Answer, Erro
     if let Some(prompt) = given.remove("prompt") {
         given.entry("input").or_insert(prompt);
     }
-    let body = Value::Object(forward(TurnCreate::FIELDS, given)).to_string();
-    node.codexd.pass(&Call { body: Some(body), may_stream: true, ..call(request, TURN, TURN_QUERY) })
+    post(node, Call { may_stream: true, ..call(request, TURN, TURN_QUERY) }, TurnCreate::FIELDS, given)
 }
 
-/// `GET /v1/codex/events`, also as a stream.
+/// `GET /v1/codex/turns/:turn_id`.
+pub(crate) fn turn(node: &Node, request: &Request) -> Result<Answer, Error> {
+    node.codexd.pass(&call(request, &with_id(TURN_READ, request.param("turn_id")), TURN_QUERY))
+}
+
+/// `GET /v1/codex/events`: a page, a stream or a WebSocket.
 pub(crate) fn events(node: &Node, request: &Request) -> Result<Answer, Error> {
-    node.codexd.pass(&Call { may_stream: true, ..call(request, EVENTS, EVENTS_QUERY) })
+    let call = Call { may_stream: true, ..call(request, EVENTS, EVENTS_QUERY) };
+    if request.wants_websocket() { node.codexd.tunnel(&call) } else { node.codexd.pass(&call) }
+}
+
+/// `GET /v1/codex/approvals`.
+pub(crate) fn approvals(node: &Node, request: &Request) -> Result<Answer, Error> {
+    node.codexd.pass(&call(request, APPROVALS, &[]))
+}
+
+/// `POST /v1/codex/approvals/:approval_id`.
+pub(crate) fn answer_approval(node: &Node, request: &Request) -> Result<Answer, Error> {
+    let path = with_id(APPROVAL, request.param("approval_id"));
+    post(node, call(request, &path, &[]), ApprovalAnswer::FIELDS, request.object()?)
+}
+
+/// `GET /v1/codex/models`.
+pub(crate) fn models(node: &Node, request: &Request) -> Result<Answer, Error> {
+    node.codexd.pass(&call(request, MODELS, &[]))
+}
+
+/// The call with a body: those of the given fields that codexd knows.
+fn post(node: &Node, call: Call, fields: &[Field], given: Object) -> Result<Answer, Error> {
+    node.codexd.pass(&Call { body: Some(Value::Object(forward(fields, given)).to_string()), ..call })
+}
+
+/// A path of codexd with an id in its place, which it cannot leave.
+fn with_id(path: &str, id: &str) -> String {
+    path.replace(":id", &utf8_percent_encode(id, ENCODED).to_string())
 }
 
 /// A call without a body to a path of codexd, with those query values that `query` names.

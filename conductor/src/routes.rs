@@ -1,6 +1,8 @@
 //! Every route on one screen: dispatch and documents read this table.
 
-use common::codexd_api::{EVENTS_QUERY, SESSIONS_QUERY, SessionCreate, TURN_QUERY, TurnCreate};
+use common::codexd_api::{
+    ApprovalAnswer, EVENTS_QUERY, SESSIONS_QUERY, SessionCreate, TRANSCRIPT_QUERY, TURN_QUERY, TurnCreate,
+};
 use common::http::{Access, Handler, Kind, Method, Route, Surface};
 use common::wire::Field;
 
@@ -53,6 +55,30 @@ pub(crate) static ROUTES: &[Route<Node>] = &[
         codex::create_session,
     ),
     write(
+        "codex.sessions.interrupt",
+        "/v1/codex/sessions/:session_id/interrupt",
+        "Ends the running turn of a session.",
+        &[],
+        &[],
+        codex::interrupt,
+    ),
+    write(
+        "codex.sessions.close",
+        "/v1/codex/sessions/:session_id/close",
+        "Ends a session, which stays readable.",
+        &[],
+        &[],
+        codex::close,
+    ),
+    read(
+        "codex.sessions.transcript",
+        "/v1/codex/sessions/:session_id/transcript",
+        Surface::Business,
+        "A session's turns in order: what was asked, said and done.",
+        TRANSCRIPT_QUERY,
+        codex::transcript,
+    ),
+    write(
         "codex.turn.create",
         "/v1/codex/turn",
         "Submits a turn; with `Accept: text/event-stream` its events follow.",
@@ -61,12 +87,44 @@ pub(crate) static ROUTES: &[Route<Node>] = &[
         codex::create_turn,
     ),
     read(
+        "codex.turn.read",
+        "/v1/codex/turns/:turn_id",
+        Surface::Business,
+        "One turn: its status, text, usage and error.",
+        TURN_QUERY,
+        codex::turn,
+    ),
+    read(
         "codex.events",
         "/v1/codex/events",
         Surface::Business,
-        "Events: a page, or with `Accept: text/event-stream` a stream.",
+        "Events: a page of them, or all as they come by WebSocket or with `Accept: text/event-stream`.",
         EVENTS_QUERY,
         codex::events,
+    ),
+    read(
+        "codex.approvals.list",
+        "/v1/codex/approvals",
+        Surface::Business,
+        "What the agent asks and waits for.",
+        &[],
+        codex::approvals,
+    ),
+    write(
+        "codex.approvals.answer",
+        "/v1/codex/approvals/:approval_id",
+        "Answers what the agent asks: a decision, or answers to its questions.",
+        &[],
+        ApprovalAnswer::FIELDS,
+        codex::answer_approval,
+    ),
+    read(
+        "codex.models",
+        "/v1/codex/models",
+        Surface::Business,
+        "The models that a turn may use.",
+        &[],
+        codex::models,
     ),
 ];
 

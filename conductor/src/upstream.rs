@@ -2,7 +2,12 @@
 //!
 //! One call is one request upstream, and none is ever repeated. Alone knows the HTTP client; knows no route.
 
+mod lasting;
+mod tunnel;
+
 use std::io::{self, Read};
+use std::net::Shutdown;
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::Error;
@@ -10,9 +15,13 @@ use common::config::LocalUrl;
 use common::error::{
     CODEXD_INVALID_RESPONSE, CODEXD_NOT_CONFIGURED, CODEXD_UNAVAILABLE, INTERNAL_ERROR, NOT_FOUND,
 };
-use common::http::{Answer, Request};
+use common::http::{Answer, Request, Writer};
+use common::websocket;
 use serde_json::{Value, json};
 use ureq::{Agent, AsSendBody, Body, http};
+
+use lasting::{Lasting, Lasts, while_there};
+use tunnel::Answered;
 
 /// Connections that wait for the next call, some 30 KB each. More at once are made and closed again.
 pub(crate) const MAX_IDLE_CONNECTIONS: usize = 8;
@@ -24,6 +33,8 @@ const BUFFER_BYTES: usize = 16 * 1024;
 pub(crate) const MAX_ANSWER_BYTES: u64 = 64 * 1024 * 1024;
 /// Headers that go upstream beside the request id, as the caller wrote them.
 const PASSED_HEADERS: [&str; 2] = ["idempotency-key", "last-event-id"];
+/// And these when it asks to become a WebSocket: codexd judges them.
+const HANDSHAKE_HEADERS: [&str; 2] = ["sec-websocket-key", "sec-websocket-version"];
 const EVENT_STREAM: &str = "text/event-stream";
 
 /// How long each step of a call may take.
@@ -54,20 +65,20 @@ impl Default for Deadlines {
 pub(crate) struct Codexd {
     base: Option<LocalUrl>,
     agent: Agent,
-    /// A client of its own, so that streams can be ended while calls in flight go on.
-    streams: Agent,
+    /// Streams and WebSockets, so that they can be ended while calls in flight go on.
+    lasting: Arc<Lasting>,
     deadlines: Deadlines,
 }
 
 impl Codexd {
     /// codexd at `base`; without one, every call fails and says so.
     pub(crate) fn new(base: Option<LocalUrl>, deadlines: Deadlines) -> Codexd {
-        Codexd { base, agent: agent(), streams: agent(), deadlines }
+        Codexd { base, agent: agent(), lasting: Arc::default(), deadlines }
     }
 
     /// Ends every stream and takes no new one; calls go on. A stream has no end of its own that a stop could wait for.
     pub(crate) fn end_streams(&self) {
-        self.streams.clone().shutdown();
+        self.lasting.end_all();
     }
 }
 
@@ -105,6 +116,12 @@ impl Call<'_> {
         format!("{} {}", if self.body.is_some() { "POST" } else { "GET" }, self.path)
     }
 
+    /// Path and query.
+    fn target(&self) -> String {
+        let mark = if self.query.is_empty() { "" } else { "?" };
+        format!("{}{mark}{}", self.path, self.query)
+    }
+
     fn streams(&self) -> bool {
         self.may_stream && self.request.accepts(EVENT_STREAM)
     }
@@ -113,10 +130,29 @@ impl Call<'_> {
 impl Codexd {
     /// codexd's answer as it is; a stream if the caller asked for one and codexd gives one.
     pub(crate) fn pass(&self, call: &Call) -> Result<Answer, Error> {
-        let response = self.send(call)?;
+        if !call.streams() && call.wait.is_zero() {
+            let (status, data) = self.call(call)?;
+            return Ok(Answer::Json { status, data });
+        }
+        // A client of its own, which can be ended alone.
+        let (agent, client) = (agent(), call.request.client());
+        let end = {
+            let agent = agent.clone();
+            move || agent.clone().shutdown()
+        };
+        let lasts = match call.streams() {
+            true => Some(self.lasting.enter(end.clone()).ok_or_else(|| self.stopping(call))?),
+            false => None,
+        };
+        let response = while_there(&client, &end, || self.send(&agent, call)).map_err(|error| {
+            // It is no failure that nobody waits any more.
+            if client.has_left() { Error { cause: None, ..error } } else { error }
+        })?;
         let kind = header(&response, "content-type").unwrap_or_default();
-        if call.streams() && response.status().is_success() && kind.starts_with(EVENT_STREAM) {
-            return Ok(stream(response));
+        if let Some(lasts) =
+            lasts.filter(|_| response.status().is_success() && kind.starts_with(EVENT_STREAM))
+        {
+            return Ok(stream(response, end, lasts));
         }
         let (status, data) = self.receive(call, response)?;
         Ok(Answer::Json { status, data })
@@ -124,18 +160,53 @@ impl Codexd {
 
     /// codexd's status and `data`.
     pub(crate) fn call(&self, call: &Call) -> Result<(u16, Value), Error> {
-        self.receive(call, self.send(call)?)
+        self.receive(call, self.send(&self.agent, call)?)
     }
 
-    fn send(&self, call: &Call) -> Result<http::Response<Body>, Error> {
-        let Some(base) = &self.base else {
+    /// A WebSocket from the caller to codexd. Until codexd has taken it, all fails like any other call.
+    pub(crate) fn tunnel(&self, call: &Call) -> Result<Answer, Error> {
+        let base = self.base()?;
+        let mut head = format!(
+            "GET {} HTTP/1.1\r\nhost: {}\r\nconnection: Upgrade\r\nupgrade: websocket\r\nx-request-id: {}\r\n",
+            call.target(),
+            base.to_string().trim_start_matches("http://"),
+            call.request.id,
+        );
+        for name in PASSED_HEADERS.iter().chain(&HANDSHAKE_HEADERS) {
+            if let Some(value) = call.request.header(name) {
+                head.push_str(&format!("{name}: {value}\r\n"));
+            }
+        }
+        head.push_str("\r\n");
+        let answered = tunnel::open(base, &head, &self.deadlines);
+        match answered.map_err(|error| self.unavailable(call, &error))? {
+            Answered::Opened(tunnel) => {
+                let codexd = tunnel.codexd.clone();
+                let lasts = self.lasting.enter(move || drop(codexd.shutdown(Shutdown::Both)));
+                let lasts = lasts.ok_or_else(|| self.stopping(call))?;
+                websocket::upgrade(call.request, move |peer| {
+                    tunnel.run(peer.into_socket());
+                    drop(lasts);
+                })
+            }
+            Answered::Refused(response) => {
+                let (status, data) = self.receive(call, response)?;
+                Ok(Answer::Json { status, data })
+            }
+        }
+    }
+
+    fn base(&self) -> Result<&LocalUrl, Error> {
+        self.base.as_ref().ok_or_else(|| {
             let message = "Independent codexd local API is not configured for /v1/codex routes.";
             let details = json!({ "env_var": "BAA_CODEXD_LOCAL_API_BASE" });
-            return Err(Error::new(CODEXD_NOT_CONFIGURED, message).details(details));
-        };
-        let mark = if call.query.is_empty() { "" } else { "?" };
+            Error::new(CODEXD_NOT_CONFIGURED, message).details(details)
+        })
+    }
+
+    fn send(&self, agent: &Agent, call: &Call) -> Result<http::Response<Body>, Error> {
         let mut request = http::Request::builder()
-            .uri(format!("{base}{}{mark}{}", call.path, call.query))
+            .uri(format!("{}{}", self.base()?, call.target()))
             .header("accept", if call.streams() { EVENT_STREAM } else { "application/json" })
             .header("x-request-id", &call.request.id);
         for name in PASSED_HEADERS {
@@ -144,22 +215,22 @@ impl Codexd {
             }
         }
         match &call.body {
-            None => self.run(call, request.body(())),
+            None => self.run(agent, call, request.body(())),
             Some(body) => {
                 let request = request.method("POST").header("content-type", "application/json");
-                self.run(call, request.body(body.as_str()))
+                self.run(agent, call, request.body(body.as_str()))
             }
         }
     }
 
     fn run(
         &self,
+        agent: &Agent,
         call: &Call,
         request: http::Result<http::Request<impl AsSendBody>>,
     ) -> Result<http::Response<Body>, Error> {
         let unsent = || Error::new(INTERNAL_ERROR, format!("{} could not be passed on.", call.name()));
         let request = request.map_err(|error| unsent().because(error))?;
-        let agent = if call.streams() { &self.streams } else { &self.agent };
         let request = agent
             .configure_request(request)
             .timeout_connect(Some(self.deadlines.connect))
@@ -230,20 +301,29 @@ impl Codexd {
         Error::new(CODEXD_UNAVAILABLE, message).details(details).because(cause)
     }
 
+    fn stopping(&self, call: &Call) -> Error {
+        self.unavailable(call, &"conductor stops")
+    }
+
     fn place(&self, call: &Call) -> Value {
         json!({ "target_base_url": self.base.as_ref().map(LocalUrl::to_string), "upstream_path": call.path })
     }
 }
 
 /// The bytes of a stream as they come, until either side ends.
-fn stream(response: http::Response<Body>) -> Answer {
+fn stream(response: http::Response<Body>, end: impl Fn() + Send + Sync + 'static, lasts: Lasts) -> Answer {
     let status = response.status().as_u16();
     let mut headers = Vec::new();
     for name in ["content-type", "cache-control"] {
         headers.extend(header(&response, name).map(|value| (name, value.to_string())));
     }
     let mut reader = response.into_body().into_reader();
-    Answer::Stream { status, headers, run: Box::new(move |out| io::copy(&mut reader, out).map(drop)) }
+    let run = move |out: &mut Writer| {
+        let copied = while_there(&out.client(), &end, || io::copy(&mut reader, out));
+        drop(lasts);
+        copied.map(drop)
+    };
+    Answer::Stream { status, headers, run: Box::new(run) }
 }
 
 fn header<'a>(response: &'a http::Response<Body>, name: &str) -> Option<&'a str> {

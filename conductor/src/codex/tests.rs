@@ -24,15 +24,14 @@ fn nested_values_and_null_stay_and_the_unknown_goes() {
 }
 
 #[test]
-fn every_field_of_both_bodies_is_passed_on() {
-    for fields in [SessionCreate::FIELDS, TurnCreate::FIELDS] {
+fn every_field_of_a_body_is_passed_on() {
+    for fields in [SessionCreate::FIELDS, TurnCreate::FIELDS, ApprovalAnswer::FIELDS] {
         for spelling in [str::to_string, snake] {
             let given = fields.iter().map(|field| (spelling(field.name), json!(field.name))).collect();
             let passed = forward(fields, given);
             assert!(fields.iter().all(|field| passed[field.name] == field.name), "{passed:?}");
         }
     }
-    assert_eq!((SessionCreate::FIELDS.len(), TurnCreate::FIELDS.len()), (14, 13));
 }
 
 #[test]
@@ -99,8 +98,8 @@ fn the_status_is_mapped_field_by_field() {
     let paths: Vec<&str> =
         routes.as_array().unwrap().iter().map(|route| route["path"].as_str().unwrap()).collect();
     assert_eq!(paths[..3], ["/v1/codex", "/v1/codex/sessions", "/v1/codex/sessions/:session_id"]);
-    assert_eq!(routes[4]["id"], "codex.turn.create");
-    assert_eq!(routes[4]["kind"], "write");
+    let turn = routes.as_array().unwrap().iter().find(|route| route["id"] == "codex.turn.create").unwrap();
+    assert_eq!((&turn["kind"], &turn["path"]), (&json!("write"), &json!("/v1/codex/turn")));
 }
 
 #[test]

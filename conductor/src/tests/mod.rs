@@ -1,9 +1,11 @@
 //! conductor over real sockets, with a scripted codexd behind it.
 
 mod failures;
+mod leaving;
 mod node;
 mod passing;
 mod streams;
+mod tunnel;
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -17,6 +19,7 @@ use common::config::{LocalUrl, Values};
 use common::http::Running;
 use serde_json::Value;
 
+use crate::api::Node;
 use crate::config::{Config, FLAGS};
 use crate::upstream::Deadlines;
 
@@ -114,6 +117,7 @@ fn closed() -> io::Result<()> {
 /// conductor on a free port.
 struct Front {
     running: Running,
+    node: Arc<Node>,
 }
 
 impl Front {
@@ -136,7 +140,8 @@ impl Front {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let local_api = LocalUrl { port, ..config.local_api.clone().unwrap() };
-        Front { running: crate::cli::server(config, local_api, deadlines).start(listener).unwrap() }
+        let server = crate::cli::server(config, local_api, deadlines);
+        Front { node: server.state.clone(), running: server.start(listener).unwrap() }
     }
 
     fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> Response {
@@ -149,7 +154,8 @@ impl Front {
                 body.extend(chunk);
             }
         } else {
-            stream.read_to_end(&mut body).unwrap();
+            let length = headers.iter().find(|(name, _)| name == "content-length").unwrap();
+            stream.take(length.1.parse().unwrap()).read_to_end(&mut body).unwrap();
         }
         let status = line.split(' ').nth(1).unwrap().parse().unwrap();
         Response { status, headers, body: String::from_utf8(body).unwrap() }
@@ -166,11 +172,11 @@ impl Front {
     fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> BufReader<TcpStream> {
         let mut stream = TcpStream::connect(self.running.address()).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let connection = if headers.contains("Connection:") { "" } else { "Connection: close\r\n" };
         let host = if headers.contains("Host:") { "" } else { "Host: localhost\r\n" };
         let length =
             if method == "POST" { format!("Content-Length: {}\r\n", body.len()) } else { String::new() };
-        write!(stream, "{method} {path} HTTP/1.1\r\n{host}Connection: close\r\n{headers}{length}\r\n{body}")
-            .unwrap();
+        write!(stream, "{method} {path} HTTP/1.1\r\n{host}{connection}{headers}{length}\r\n{body}").unwrap();
         BufReader::new(stream)
     }
 }

@@ -31,32 +31,62 @@ fn status_code_and_data_come_back_unchanged() {
 fn one_call_is_one_request_to_the_route_of_the_same_meaning() {
     let upstream = echo(200);
     let front = Front::before(&upstream);
-    front.get("/v1/codex");
-    front.get("/v1/codex/sessions");
-    front.get("/v1/codex/sessions/session-demo");
-    front.post("/v1/codex/sessions", r#"{"cwd": "/srv", "model": "m", "purpose": "duplex"}"#);
-    front.post("/v1/codex/turn", r#"{"input": "Summarize.", "sessionId": "session-demo"}"#);
-    front.get("/v1/codex/events?after=7&wait_ms=10&nothing=1");
-    front.get("/healthz");
-    front.get("/health");
-    front.get("/v1/runtime");
-    let seen = upstream.seen();
-    let lines: Vec<&str> = seen.iter().map(|seen| seen.line.as_str()).collect();
-    let expected = [
-        "GET /v1/codexd/status HTTP/1.1",
-        "GET /v1/codexd/sessions HTTP/1.1",
-        "GET /v1/codexd/sessions/session-demo HTTP/1.1",
-        "POST /v1/codexd/sessions HTTP/1.1",
-        "POST /v1/codexd/turn HTTP/1.1",
-        "GET /v1/codexd/events?after=7 HTTP/1.1",
+    let calls = [
+        ("GET /v1/codex", "GET /v1/codexd/status"),
+        ("GET /v1/codex/sessions?status=active&limit=5", "GET /v1/codexd/sessions?status=active&limit=5"),
+        ("GET /v1/codex/sessions/session-demo", "GET /v1/codexd/sessions/session-demo"),
+        ("POST /v1/codex/sessions", "POST /v1/codexd/sessions"),
+        ("POST /v1/codex/sessions/session-demo/interrupt", "POST /v1/codexd/sessions/session-demo/interrupt"),
+        ("POST /v1/codex/sessions/session-demo/close", "POST /v1/codexd/sessions/session-demo/close"),
+        ("GET /v1/codex/sessions/a/transcript", "GET /v1/codexd/sessions/a/transcript"),
+        ("POST /v1/codex/turn", "POST /v1/codexd/turn"),
+        ("GET /v1/codex/turns/turn-1", "GET /v1/codexd/turns/turn-1"),
+        (
+            "GET /v1/codex/events?after=7&type=turn.*&session_id=s&limit=9&nothing=1",
+            "GET /v1/codexd/events?after=7&sessionId=s&type=turn%2E%2A&limit=9",
+        ),
+        ("GET /v1/codex/approvals", "GET /v1/codexd/approvals"),
+        ("POST /v1/codex/approvals/a-1", "POST /v1/codexd/approvals/a-1"),
+        ("GET /v1/codex/models", "GET /v1/codexd/models"),
     ];
-    assert_eq!(lines, expected);
-    assert_eq!(seen[3].json(), json!({ "cwd": "/srv", "model": "m", "purpose": "duplex" }));
-    assert_eq!(seen[4].json(), json!({ "input": "Summarize.", "sessionId": "session-demo" }));
-    assert_eq!((seen[0].body.as_str(), seen[0].header("content-type")), ("", None));
-    assert_eq!(seen[3].header("content-type"), Some("application/json"));
-    assert!(seen.iter().all(|seen| seen.header("accept") == Some("application/json")));
+    for (call, asked) in calls {
+        let (method, path) = call.split_once(' ').unwrap();
+        assert_eq!(front.ask(method, path, "", "").status, 200, "{call}");
+        assert_eq!(upstream.seen().last().unwrap().line, format!("{asked} HTTP/1.1"));
+    }
+    for path in ["/healthz", "/health", "/v1/runtime"] {
+        front.get(path);
+    }
+    let seen = upstream.seen();
+    assert_eq!(seen.len(), calls.len());
+    assert_eq!(
+        crate::routes::ROUTES.iter().filter(|row| row.path.starts_with("/v1/codex")).count(),
+        calls.len()
+    );
+    for seen in seen {
+        let expected =
+            if seen.line.starts_with("POST") { ("{}", Some("application/json")) } else { ("", None) };
+        assert_eq!((seen.body.as_str(), seen.header("content-type")), expected);
+        assert_eq!(seen.header("accept"), Some("application/json"));
+    }
     assert_eq!(upstream.connections.load(Ordering::SeqCst), 1, "the connection is kept");
+}
+
+#[test]
+fn a_body_reaches_codexd_under_its_names() {
+    let upstream = echo(200);
+    let front = Front::before(&upstream);
+    for (path, given, passed) in [
+        ("sessions", json!({"cwd": "/srv", "x": 1}), json!({"cwd": "/srv"})),
+        ("turn", json!({"input": "Go.", "session_id": "s"}), json!({"input": "Go.", "sessionId": "s"})),
+        ("sessions/s/interrupt", json!({"x": 1}), json!({})),
+        ("sessions/s/close", json!({}), json!({})),
+        ("approvals/a", json!({"decision": "accept", "x": 1}), json!({"decision": "accept"})),
+        ("approvals/a", json!({"answers": {"q": ["yes"]}}), json!({"answers": {"q": ["yes"]}})),
+    ] {
+        front.post(&format!("/v1/codex/{path}"), &given.to_string());
+        assert_eq!(upstream.seen().last().unwrap().json(), passed, "{path}");
+    }
 }
 
 #[test]
@@ -109,6 +139,8 @@ fn an_id_cannot_leave_its_segment() {
     let front = Front::before(&upstream);
     front.get("/v1/codex/sessions/a%2F..%3Fb%23%20%C3%A9");
     front.get("/v1/codex/sessions/..");
+    front.post("/v1/codex/approvals/a%2Fb", "");
+    assert_eq!(upstream.seen().pop().unwrap().line, "POST /v1/codexd/approvals/a%2Fb HTTP/1.1");
     assert_eq!(upstream.seen()[0].line, "GET /v1/codexd/sessions/a%2F%2E%2E%3Fb%23%20%C3%A9 HTTP/1.1");
     assert_eq!(upstream.seen()[1].line, "GET /v1/codexd/sessions/%2E%2E HTTP/1.1");
 }
@@ -137,6 +169,8 @@ fn a_call_that_waits_may_take_longer() {
     let deadlines = Deadlines { response: Duration::from_millis(100), ..Deadlines::default() };
     let front = Front::with(&format!("--codexd-local-api {}", upstream.base), deadlines);
     assert_eq!(front.post("/v1/codex/turn?wait_ms=20000", "{}").status, 200);
+    assert_eq!(front.get("/v1/codex/turns/t?waitMs=20000").status, 200);
+    assert_eq!(front.get("/v1/codex/events?waitMs=20000").status, 200);
     assert_eq!(front.post("/v1/codex/turn", "{}").status, 503);
 }
 
