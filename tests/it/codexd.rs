@@ -128,8 +128,18 @@ fn events(daemon: &Daemon, after: u64) -> Socket {
     Socket::connect(&format!("{}/v1/codexd/events?after={after}", daemon.url()), &[]).unwrap()
 }
 
-/// The app-server's event in a line of the log.
+/// The app-server's event in a line of the log, or its request, which is a resource of codexd's own.
 fn event(logged: &Value) -> Option<Event> {
+    if logged["type"] == "approval.requested" {
+        let asked = &logged["detail"];
+        let method = match asked["kind"].as_str()? {
+            "command" => "item/commandExecution/requestApproval",
+            "fileChange" => "item/fileChange/requestApproval",
+            _ => "item/tool/requestUserInput",
+        };
+        let (params, handle) = (asked["request"].clone(), asked["approvalId"].clone());
+        return Some(Event { method: method.to_owned(), params, handle });
+    }
     let method = logged["type"].as_str()?.strip_prefix("app-server.")?;
     let method = if method == "turn.message.delta" {
         "item/agentMessage/delta".into()
@@ -140,6 +150,10 @@ fn event(logged: &Value) -> Option<Event> {
 }
 
 impl Driver for Codexd {
+    fn bench(&self) -> &Bench {
+        &self.bench
+    }
+
     fn open(&mut self, settings: Value) -> String {
         let mut body = json!({"cwd": self.bench.cwd, "sandbox": "danger-full-access"});
         merge(&mut body, settings);
@@ -176,6 +190,11 @@ impl Driver for Codexd {
 
     fn answer(&mut self, request: &Event, answer: Value) {
         post(&self.url(&format!("approvals/{}", request.handle.as_str().unwrap())), &answer).data(200);
+    }
+
+    fn answer_too_late(&mut self, request: &Event, answer: Value) {
+        let url = self.url(&format!("approvals/{}", request.handle.as_str().unwrap()));
+        post(&url, &answer).failure(409, "conflict");
     }
 
     fn crash(&mut self, _conversation: &str) {

@@ -32,6 +32,8 @@ impl Event {
 
 /// Somebody to talk with.
 pub(crate) trait Driver {
+    /// Whom in the end, and where.
+    fn bench(&self) -> &Bench;
     /// A new conversation: its id.
     fn open(&mut self, settings: Value) -> String;
     /// Says something, with further fields: the turn's id.
@@ -46,6 +48,8 @@ pub(crate) trait Driver {
     fn steer(&mut self, conversation: &str, turn: &str, text: &str) -> Result<(), String>;
     /// Answers a request of the app-server.
     fn answer(&mut self, request: &Event, answer: Value);
+    /// Answers one whose turn does not wait any more.
+    fn answer_too_late(&mut self, request: &Event, answer: Value);
     /// Kills the app-server with all that belongs to it, and goes on with a new one, as the same client would.
     fn crash(&mut self, conversation: &str);
 }
@@ -64,7 +68,7 @@ impl Bench {
         let dir = TempDir::new();
         let (home, cwd) = (dir.folder("home"), dir.folder("cwd"));
         let model = Model::start(0, None).unwrap();
-        write_home(&home, &model.base_url(), 2);
+        write_home(&home, &codex, &model.base_url(), 2);
         Bench { codex, dir, home, cwd, model }
     }
 
@@ -104,6 +108,10 @@ impl Direct {
 }
 
 impl Driver for Direct {
+    fn bench(&self) -> &Bench {
+        &self.bench
+    }
+
     fn open(&mut self, settings: Value) -> String {
         let mut params = json!({"cwd": self.bench.cwd, "sandbox": "danger-full-access"});
         merge(&mut params, settings);
@@ -143,6 +151,10 @@ impl Driver for Direct {
         self.lines.send(&json!({"id": request.handle, "result": answer}));
     }
 
+    fn answer_too_late(&mut self, request: &Event, answer: Value) {
+        self.answer(request, answer); // and nothing comes of it
+    }
+
     fn crash(&mut self, conversation: &str) {
         self.lines.process.kill_all();
         assert!(self.lines.ended(Duration::from_secs(5)), "nobody holds the pipe any more");
@@ -166,8 +178,11 @@ fn event(message: &Value) -> Option<Event> {
     Some(Event { method, params: message["params"].clone(), handle: message["id"].clone() })
 }
 
-/// What comes at changing places or in changing numbers, or only where the sandbox needs to be explained.
+/// What comes at changing places or in changing numbers, only where the sandbox needs to be explained, or from the newest
+/// version alone and for nobody who needs it.
 const LOOSE: &[&str] = &[
+    "thread/readState/changed",
+    "thread/settings/updated",
     "account/rateLimits/updated",
     "thread/tokenUsage/updated",
     "thread/goal/cleared",
@@ -176,11 +191,17 @@ const LOOSE: &[&str] = &[
     "configWarning",
 ];
 
-/// The order of events, one line each: the method and what tells it from its like, adjacent repeats folded.
-pub(crate) fn order(events: &[Event]) -> String {
+/// Versions up to 0.114 say everything a second time in the words of their predecessors.
+pub(crate) const LEGACY: &str = "codex/event/";
+
+/// The order of events, one line each: the method and what tells it from its like, adjacent repeats folded. What is
+/// `unsteady` is left out.
+pub(crate) fn order(events: &[Event], unsteady: &[&str]) -> String {
     let mut lines: Vec<String> = Vec::new();
     let mut waiting = false;
-    for event in events.iter().filter(|event| !LOOSE.contains(&event.method.as_str())) {
+    let left_out = |method: &str| [LOOSE, unsteady].concat().contains(&method) || method.starts_with(LEGACY);
+    let said = |event: &&Event| !left_out(&event.method);
+    for event in events.iter().filter(said) {
         let params = &event.params;
         let flag = params["status"]["activeFlags"][0].as_str();
         if event.is("thread/status/changed") {

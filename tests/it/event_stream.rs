@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use e2e::codex::Codex;
-use e2e::http::{Events, get};
+use e2e::http::Events;
 use e2e::websocket::{Got, Socket};
 use serde_json::{Value, json};
 
@@ -110,12 +110,4 @@ fn a_closing_codexd_says_goodbye() {
     };
     assert!(told.contains(&json!("daemon.stopping")), "{told:?}");
     assert!(code == 1001 || code == 1000, "a close in order, not {code}");
-}
-
-#[test]
-fn a_plain_get_is_no_stream() {
-    let (codexd, _) = after_a_turn();
-    let answer = get(&codexd.url("events"));
-    assert_ne!(answer.status, 500, "{}", answer.text());
-    assert_eq!(answer.header("content-type"), Some("application/json; charset=utf-8"));
 }

@@ -77,7 +77,7 @@ fn the_first_answer_comes_at_once() {
 }
 
 /// The release build if there is one (and that it is), else the dev build.
-fn build(name: &str, dir: &TempDir) -> (Launch, bool) {
+pub(crate) fn build(name: &str, dir: &TempDir) -> (Launch, bool) {
     let release = released(name);
     assert!(
         release.is_some() || !ci(),
@@ -149,7 +149,7 @@ fn is_quiet(daemon: &Daemon, time: Duration) -> Option<()> {
     (switches(daemon) == before).then_some(())
 }
 
-fn resident_kb(daemon: &Daemon) -> u64 {
+pub(crate) fn resident_kb(daemon: &Daemon) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.split_whitespace().next().unwrap().parse().unwrap()

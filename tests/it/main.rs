@@ -2,21 +2,30 @@
 
 #![allow(clippy::unwrap_used)] // all of it is a test, helpers too
 
+mod alone;
 mod codexd;
 mod connections;
 mod dependencies;
 mod descriptors;
+mod disk;
 mod driver;
 mod event_stream;
+mod external;
 mod fake;
 mod harness;
 mod hostile;
 mod idle;
 mod model;
 mod odd_child;
+mod pages;
 mod peers;
+mod read_back;
 mod restart;
+mod scale;
 mod scenarios;
 mod streams;
 mod through_codexd;
+mod through_conductor;
+mod torture;
 mod transcripts;
+mod versions;

@@ -109,11 +109,7 @@ fn a_death_in_mid_turn() {
 fn an_overloaded_child_harms_no_session() {
     let mut codexd = with(&["--on", "turn/start=overload:2"]);
     let session = codexd.open(json!({}));
-    for _ in 0..2 {
-        let body = json!({"sessionId": session, "input": "too much"});
-        let refused = post(&codexd.url("turn"), &body).failure(502, "app_server_error");
-        assert_eq!(refused["details"]["code"], -32001);
-    }
+    // Twice it is asked again, and nobody notices.
     let turn = codexd.say(&session, "[[say after all]]", json!({}));
     assert_eq!(completed(&mut codexd, &turn), "after all");
 }
@@ -129,7 +125,7 @@ fn starts_that_fail_are_repeated() {
 fn what_cannot_work_says_why() {
     for (args, why) in [
         (&["--broken-config"][..], "onfiguration"),
-        (&["--version", "0.100.0"][..], "0.100.0"),
+        (&["--version", "0.100.0"][..], "codex 0.100.0 is too old; install @openai/codex 0.101.0 or newer"),
         (&["--nope"][..], "--nope"),
     ] {
         let codexd = with(args);
@@ -142,6 +138,25 @@ fn what_cannot_work_says_why() {
         let begun = Instant::now();
         post(&codexd.url("sessions"), &json!({})).failure(503, "app_server_unavailable");
         assert!(begun.elapsed() < Duration::from_secs(15));
+    }
+}
+
+/// One that works, with faults that codexd works around, is taken with a word to whoever looks.
+#[test]
+fn an_old_version_is_taken_with_a_warning() {
+    for (version, warned) in [("0.101.0", true), ("0.114.0", true), ("0.115.0", false), ("9.0.0", false)] {
+        let mut codexd = with(&["--version", version]);
+        let ready = codexd.wait_log("a start", |event| event["type"] == "child.ready");
+        let warning = ready["detail"]["warning"].as_str().unwrap_or_default();
+        let told =
+            |text: &str| text.contains(&format!("codex {version} has faults")) && text.contains("0.115.0");
+        assert_eq!((told(warning), !ready["detail"]["warning"].is_null()), (warned, warned), "{ready}");
+        assert_eq!(ready["level"], if warned { "warn" } else { "info" });
+        let line =
+            || codexd.daemon.stderr().lines().find(|line| line.contains("is ready")).map(str::to_owned);
+        let line = eventually("a line on stderr", SOON, line);
+        assert_eq!((told(&line), line.contains(" warn ")), (warned, warned), "{line}");
+        assert_eq!(readyz(&codexd).0, 200);
     }
 }
 

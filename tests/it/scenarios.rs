@@ -1,5 +1,8 @@
 //! What is to work, whoever is in between: each scenario talks, checks what matters, and leaves its events to compare.
 
+use std::time::Duration;
+
+use e2e::wait::{SOON, eventually};
 use serde_json::{Value, json};
 
 use crate::driver::{Driver, Event};
@@ -87,13 +90,21 @@ pub(crate) fn interrupt(d: &mut dyn Driver) {
     assert!(completed(d, &next).contains("still there?"));
 }
 
-/// A command outlives the interrupt of its turn, and its end is told afterwards.
+/// A command outlives the interrupt of its turn, and its end is told afterwards; before 0.115 it dies.
 pub(crate) fn interrupt_command(d: &mut dyn Driver) {
     let conversation = d.open(json!({}));
-    let turn = d.say(&conversation, "[[exec sleep 2; echo late]]", json!({}));
+    let turn = d.say(&conversation, "[[exec echo $$ >pid; sleep 2; echo late]]", json!({}));
+    let pid = d.bench().cwd.join("pid");
     d.wait("the command", &|event| event.is_item("item/started", "commandExecution"));
+    let pid = eventually("a running command", SOON, || {
+        std::fs::read_to_string(&pid).ok().filter(|pid| pid.ends_with('\n'))
+    });
     d.interrupt(&conversation, &turn);
     ended(d, &turn, "interrupted");
+    if !d.bench().codex.since(115) {
+        let process = std::path::Path::new("/proc").join(pid.trim());
+        return eventually("its death", Duration::from_millis(1500), || (!process.exists()).then_some(()));
+    }
     let item = item_end(d, "commandExecution");
     assert_eq!((&item["status"], &item["aggregatedOutput"]), (&json!("completed"), &json!("late\n")));
 }
@@ -104,14 +115,14 @@ pub(crate) fn steer(d: &mut dyn Driver) {
     let turn = d.say(&conversation, "[[say-slow 5000 a b c]]", json!({}));
     d.wait("the first word", &|event| event.is("item/agentMessage/delta"));
     let refusal = d.steer(&conversation, "another", "no").unwrap_err();
-    assert!(refusal.contains("expected active turn id"), "{refusal}");
+    assert!(refusal.contains("another"), "{refusal}");
     d.steer(&conversation, &turn, "[[say other way]]").unwrap();
     assert_eq!(completed(d, &turn), "other way");
 }
 
 pub(crate) fn command_accepted(d: &mut dyn Driver) {
-    let (_, turn, request) = ask(d, "[[exec echo yes]]", "item/commandExecution/requestApproval");
-    assert_eq!(request.params["command"], "/bin/bash -lc 'echo yes'");
+    let (_, turn, request) = ask(d, "[[exec touch made; echo yes]]", "item/commandExecution/requestApproval");
+    assert_eq!(request.params["command"], "/bin/bash -lc 'touch made; echo yes'");
     d.answer(&request, json!({"decision": "accept"}));
     assert_eq!(item_end(d, "commandExecution")["aggregatedOutput"], "yes\n");
     assert_eq!(completed(d, &turn), "Done: yes");
@@ -119,7 +130,7 @@ pub(crate) fn command_accepted(d: &mut dyn Driver) {
 
 /// The turn goes on without the command.
 pub(crate) fn command_declined(d: &mut dyn Driver) {
-    let (_, turn, request) = ask(d, "[[exec echo yes]]", "item/commandExecution/requestApproval");
+    let (_, turn, request) = ask(d, "[[exec touch made; echo yes]]", "item/commandExecution/requestApproval");
     d.answer(&request, json!({"decision": "decline"}));
     assert_eq!(item_end(d, "commandExecution")["status"], "declined");
     assert!(completed(d, &turn).contains("rejected by user"));
@@ -127,7 +138,7 @@ pub(crate) fn command_declined(d: &mut dyn Driver) {
 
 /// The turn ends.
 pub(crate) fn command_cancelled(d: &mut dyn Driver) {
-    let (_, turn, request) = ask(d, "[[exec echo yes]]", "item/commandExecution/requestApproval");
+    let (_, turn, request) = ask(d, "[[exec touch made; echo yes]]", "item/commandExecution/requestApproval");
     d.answer(&request, json!({"decision": "cancel"}));
     assert_eq!(item_end(d, "commandExecution")["status"], "declined");
     ended(d, &turn, "interrupted");
@@ -150,11 +161,11 @@ pub(crate) fn patch_declined(d: &mut dyn Driver) {
 /// An interrupt takes a pending approval with it; a late answer does no harm.
 pub(crate) fn interrupt_waiting(d: &mut dyn Driver) {
     let (conversation, turn, request) =
-        ask(d, "[[exec echo never]]", "item/commandExecution/requestApproval");
+        ask(d, "[[exec touch never]]", "item/commandExecution/requestApproval");
     d.interrupt(&conversation, &turn);
     ended(d, &turn, "interrupted");
     d.wait("the request's end", &|event| event.is("serverRequest/resolved"));
-    d.answer(&request, json!({"decision": "accept"}));
+    d.answer_too_late(&request, json!({"decision": "accept"}));
     let next = d.say(&conversation, "go on", json!({"approvalPolicy": "never"}));
     assert!(completed(d, &next).contains("go on"));
 }
@@ -191,10 +202,14 @@ fn ask(d: &mut dyn Driver, text: &str, method: &str) -> (String, String, Event) 
     (conversation, turn, request)
 }
 
-/// Waits for the end of a turn, which must be a good one: the agent's last message.
+/// Waits for the end of a turn, which must be a good one: the agent's last message, out of its item, for only new
+/// versions repeat it at the end of the turn.
 pub(crate) fn completed(d: &mut dyn Driver, turn: &str) -> String {
-    let end = ended(d, turn, "completed");
-    end["items"][0]["text"].as_str().unwrap_or_default().to_owned()
+    ended(d, turn, "completed");
+    let events = d.events();
+    let mut said = events.iter().rev().filter(|event| event.is_item("item/completed", "agentMessage"));
+    let last = said.find(|event| event.params["turnId"] == turn);
+    last.map(|event| event.params["item"]["text"].as_str().unwrap().to_owned()).unwrap_or_default()
 }
 
 /// Waits for the end of a turn, which must have this status.
@@ -203,6 +218,8 @@ pub(crate) fn ended(d: &mut dyn Driver, turn: &str, status: &str) -> Value {
         event.is("turn/completed") && event.params["turn"]["id"] == turn
     });
     assert_eq!(end.params["turn"]["status"], status, "{}", end.params);
+    let is_start = |event: &&Event| event.is("turn/started") && event.params["turn"]["id"] == turn;
+    assert_eq!(d.events().iter().filter(is_start).count(), 1, "it started once");
     end.params["turn"].clone()
 }
 

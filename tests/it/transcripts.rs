@@ -159,13 +159,8 @@ impl Player {
     }
 
     fn approve(&mut self, answer: &Value) {
-        let listed = get(&self.codexd.url("approvals"));
-        let pending = if listed.status == 200 {
-            listed.json()["data"]["approvals"][0]["approvalId"].take()
-        } else {
-            Value::Null
-        };
-        match pending.as_str() {
+        let listed = get(&self.codexd.url("approvals")).json();
+        match listed["data"]["approvals"].get(0).and_then(|approval| approval["approvalId"].as_str()) {
             Some(id) => drop(self.call(&format!("approvals/{id}"), answer)),
             None => writeln!(self.calls, "no approval to answer").unwrap(),
         }

@@ -90,6 +90,12 @@ pub fn try_request(method: &str, url: &str, headers: &[(&str, &str)], body: &[u8
     Ok(Response { status, headers, body })
 }
 
+/// Sends a `GET` and waits for nothing; the connection lasts as long as what it gives back. Panics if nobody listens.
+#[track_caller]
+pub fn send_only(url: &str) -> impl Sized + use<> {
+    send("GET", url, &[], b"").unwrap_or_else(|error| panic!("GET {url}: {error}"))
+}
+
 /// Sends these bytes and reads until the server closes; panics if nobody listens.
 #[track_caller]
 pub fn raw(url: &str, bytes: &[u8]) -> Vec<u8> {
@@ -168,23 +174,39 @@ impl Events {
     /// Opens it by any request; `accept: text/event-stream` is added. Panics if nobody answers.
     #[track_caller]
     pub fn open(method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Events {
+        let opened = Events::try_open(method, url, headers, body);
+        opened.unwrap_or_else(|error| panic!("{method} {url}: {error}"))
+    }
+
+    /// The same with a server that may be gone at any moment.
+    ///
+    /// # Errors
+    /// Connection refused or broken, no answer in time, or an answer that is no HTTP.
+    pub fn try_open(method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> io::Result<Events> {
         let headers = [&[("accept", "text/event-stream")], headers].concat();
-        let opened = send(method, url, &headers, body).and_then(|mut stream| {
+        send(method, url, &headers, body).and_then(|mut stream| {
             let (status, headers) = read_head(&mut stream)?;
             Ok(Events { status, source: Body::new(stream, &headers), headers })
-        });
-        opened.unwrap_or_else(|error| panic!("{method} {url}: {error}"))
+        })
     }
 
     /// The next block, comments too; `None` at the end. Panics when none comes within 40 s.
     #[track_caller]
     pub fn next_block(&mut self) -> Option<Block> {
+        self.try_next_block().unwrap_or_else(|error| panic!("event stream: {error}"))
+    }
+
+    /// The same with a server that may be gone at any moment.
+    ///
+    /// # Errors
+    /// The connection broke, or nothing came within 40 s.
+    pub fn try_next_block(&mut self) -> io::Result<Option<Block>> {
         let mut block = Block::default();
         let mut any = false;
         loop {
-            let line = self.source.line().unwrap_or_else(|error| panic!("event stream: {error}"))?;
+            let Some(line) = self.source.line()? else { return Ok(None) };
             if line.is_empty() && any {
-                return Some(block);
+                return Ok(Some(block));
             }
             any |= !line.is_empty();
             match line.split_once(':').map(|(name, value)| (name, value.strip_prefix(' ').unwrap_or(value))) {

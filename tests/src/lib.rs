@@ -7,6 +7,8 @@ pub mod model;
 
 pub mod fake;
 
+pub mod random;
+
 pub mod wait;
 
 pub mod figures;
@@ -14,6 +16,8 @@ pub mod figures;
 pub mod temp;
 
 pub mod process;
+
+pub mod tmpfs;
 
 pub mod codex;
 

@@ -129,7 +129,7 @@ fn serve(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
         return hang(&mut stream);
     }
     write!(stream, "HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nconnection: close\r\n\r\n")?;
-    let mut answer = Answer { stream, id: new_id(), items: 0 };
+    let mut answer = Answer { stream, id: new_id(), items: 0, has_patch_tool: has_patch_tool(&body) };
     answer.round(&asked, &round, output.as_deref())
 }
 
@@ -191,6 +191,11 @@ fn read_conversation(body: &Value) -> (Asked, Option<String>) {
     (asked, output)
 }
 
+/// Whether the CLI offers a tool for patches; versions before 0.125 do not offer it for a model that they do not know.
+fn has_patch_tool(body: &Value) -> bool {
+    body["tools"].as_array().is_some_and(|tools| tools.iter().any(|tool| tool["name"] == "apply_patch"))
+}
+
 /// A text, or the texts of a list of content parts.
 fn content(value: &Value) -> String {
     match value {
@@ -240,6 +245,7 @@ struct Answer {
     stream: TcpStream,
     id: String,
     items: usize,
+    has_patch_tool: bool,
 }
 
 impl Answer {
@@ -288,6 +294,11 @@ impl Answer {
             Step::Exec(command) => self.call("exec_command", &json!({"cmd": command})),
             Step::Patch(file, line) => {
                 let patch = format!("*** Begin Patch\n*** Add File: {file}\n+{line}\n*** End Patch\n");
+                if !self.has_patch_tool {
+                    // What models did before there was the tool; the CLI takes it for the same.
+                    let heredoc = format!("apply_patch <<'EOF'\n{patch}EOF\n");
+                    return self.call("exec_command", &json!({"cmd": heredoc}));
+                }
                 let (id, call) = (self.next_id("ctc"), self.next_id("call"));
                 self.done(json!({"type": "custom_tool_call", "id": id, "call_id": call, "name": "apply_patch", "input": patch}))
             }

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use crate::codex::{Codex, write_home};
 use crate::http::{get, post};
-use crate::model::Model;
-use crate::process::{Daemon, Launch};
+use crate::model::{Asked, Model};
+use crate::process::{Daemon, Launch, Process};
 use crate::temp::TempDir;
 use crate::wait::{SOON, eventually};
 
@@ -18,7 +18,7 @@ pub struct Node {
     /// The running daemon.
     pub codexd: Daemon,
     launch: Launch,
-    _model: Option<Model>,
+    model: Option<Model>,
     /// Everything that it writes, and its output.
     pub dir: TempDir, // the last to go
 }
@@ -39,7 +39,7 @@ impl Node {
         let model = (*codex != Codex::Fake).then(|| Model::start(0, None));
         let model = model.map(|model| model.unwrap_or_else(|error| panic!("no model: {error}")));
         if let Some(model) = &model {
-            write_home(&home, &model.base_url(), 2);
+            write_home(&home, codex, &model.base_url(), 2);
         }
         let (program, child_args) = codex.command();
         let launch = launch
@@ -51,7 +51,7 @@ impl Node {
             .env("CODEX_HOME", home)
             .env("HOME", dir.path()); // commands run in a login shell: in that of nobody
         let codexd = Daemon::start(&launch);
-        Node { codexd, launch, _model: model, dir }
+        Node { codexd, launch, model, dir }
     }
 
     /// `kill -9` of codexd alone, and another one on the same folders.
@@ -59,6 +59,23 @@ impl Node {
     pub fn crash(&mut self) {
         self.codexd.kill();
         self.codexd = Daemon::start(&self.launch);
+    }
+
+    /// The same, and the dead one: what it started lives on as long as that, unless the new one ends it.
+    #[track_caller]
+    pub fn replace(&mut self) -> Daemon {
+        self.codexd.kill();
+        let new = Daemon::start(&self.launch);
+        std::mem::replace(&mut self.codexd, new)
+    }
+
+    /// Another codexd on the same folders, while there is none, that is killed when it has lived for so long: the dead one.
+    #[track_caller]
+    pub fn stillborn(&self, life: Duration) -> Process {
+        let mut process = Process::start(&self.launch);
+        std::thread::sleep(life);
+        process.kill();
+        process
     }
 
     /// Stops codexd in good order, and starts another one on the same folders.
@@ -71,6 +88,11 @@ impl Node {
     /// A URL of codexd.
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.codexd.url())
+    }
+
+    /// What the model was asked, oldest first; nothing with the fake, which has none.
+    pub fn model(&self) -> Vec<Asked> {
+        self.model.as_ref().map(Model::asked).unwrap_or_default()
     }
 
     /// Waits until the child takes work.

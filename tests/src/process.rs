@@ -214,6 +214,12 @@ impl Daemon {
     }
 }
 
+impl From<Daemon> for Process {
+    fn from(daemon: Daemon) -> Process {
+        daemon.process
+    }
+}
+
 impl std::ops::Deref for Daemon {
     type Target = Process;
     fn deref(&self) -> &Process {
@@ -257,6 +263,11 @@ fn signal(name: &str, target: &str) {
     let _ = Command::new("kill").args(["-s", name, "--", target]).stderr(Stdio::null()).status();
 }
 
+/// `kill -9` of one process by its number.
+pub fn kill_pid(pid: u32) {
+    signal("KILL", &pid.to_string());
+}
+
 fn kill_marked(mark: &str) {
     // Again and again: one that was just forked may have been missed.
     loop {
@@ -292,18 +303,25 @@ fn marked(mark: &str) -> Vec<u32> {
     lines.filter_map(|line| line.split_whitespace().next()?.parse().ok()).collect()
 }
 
-/// One shell that waits for the end of this test program, however it comes, and then kills what still has its mark.
-fn watchdog() {
+/// One shell that waits for the end of this test program, however it comes, then kills what still has its mark and
+/// unmounts what is still mounted in its folders.
+pub(crate) fn watchdog() {
     static STDIN: OnceLock<Option<std::process::ChildStdin>> = OnceLock::new();
     const SCRIPT: &str = r#"cat >/dev/null
         for environ in /proc/[0-9]*/environ; do
             pid=${environ#/proc/}
             tr '\0' '\n' <"$environ" 2>/dev/null | grep -q "^$0" && kill -s KILL "${pid%/environ}"
-        done"#;
+        done
+        grep -o " [^ ]*/baa-test-$1-[^ ]* " /proc/mounts 2>/dev/null | while read -r path; do umount -l "$path"; done"#;
     STDIN.get_or_init(|| {
         let mark = format!("{MARK}={}-", std::process::id());
         let mut command = Command::new("sh");
-        command.args(["-c", SCRIPT, &mark]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let pid = std::process::id().to_string();
+        command
+            .args(["-c", SCRIPT, &mark, &pid])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         command.process_group(0).spawn().ok().and_then(|mut child| child.stdin.take())
     });
 }

@@ -32,8 +32,14 @@ impl Reader {
     /// Follows a codexd from after an event, or from now on. Panics when it is refused.
     #[track_caller]
     pub fn open(node: &Node, after: Option<u64>) -> Reader {
+        Reader::at(&node.url("/v1/codexd/events"), after)
+    }
+
+    /// The same at the URL of the events of any daemon.
+    #[track_caller]
+    pub fn at(events: &str, after: Option<u64>) -> Reader {
         let query = after.map_or(String::new(), |after| format!("?after={after}"));
-        let opened = Socket::connect(&node.url(&format!("/v1/codexd/events{query}")), &[]);
+        let opened = Socket::connect(&format!("{events}{query}"), &[]);
         let mut socket = opened.unwrap_or_else(|status| panic!("refused with {status}"));
         let hello = socket.text(SOON);
         assert_eq!(hello["type"], "stream.hello", "{hello}");

@@ -5,9 +5,12 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tungstenite::client::IntoClientRequest;
-use tungstenite::{Message, Utf8Bytes, WebSocket};
+use tungstenite::handshake::client::{ClientHandshake, Request};
+use tungstenite::{HandshakeError, Message, Utf8Bytes, WebSocket};
 
 use crate::http::split;
+
+type Refused = HandshakeError<ClientHandshake<TcpStream>>;
 
 /// An open connection.
 pub struct Socket(WebSocket<TcpStream>);
@@ -39,15 +42,26 @@ impl Socket {
             request.headers_mut().insert(*name, value);
         }
         let stream = TcpStream::connect(host).unwrap_or_else(|error| panic!("{host}: {error}"));
-        let _ = stream.set_nodelay(true);
-        let _ = stream.set_read_timeout(Some(Duration::from_secs(20)));
-        match tungstenite::client(request, stream) {
-            Ok((socket, _)) => Ok(Socket(socket)),
-            Err(tungstenite::HandshakeError::Failure(tungstenite::Error::Http(response))) => {
+        match Socket::upgrade(request, stream) {
+            Ok(socket) => Ok(socket),
+            Err(HandshakeError::Failure(tungstenite::Error::Http(response))) => {
                 Err(response.status().as_u16())
             }
             Err(error) => panic!("{url}: {error}"),
         }
+    }
+
+    /// The same to a server that may be gone at any moment: `None` then.
+    pub fn try_connect(url: &str) -> Option<Socket> {
+        let (host, path) = split(url);
+        let request = format!("ws://{host}{path}").into_client_request().ok()?;
+        Socket::upgrade(request, TcpStream::connect(host).ok()?).ok()
+    }
+
+    fn upgrade(request: Request, stream: TcpStream) -> Result<Socket, Refused> {
+        let _ = stream.set_nodelay(true);
+        let _ = stream.set_read_timeout(Some(Duration::from_secs(20)));
+        tungstenite::client(request, stream).map(|(socket, _)| Socket(socket))
     }
 
     /// The next message within this time; pings are answered on the way.

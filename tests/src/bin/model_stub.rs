@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use e2e::codex::write_home;
+use e2e::codex::{Codex, write_home};
 use e2e::model::Model;
 
 const USAGE: &str = "usage: model-stub [--port N] [--log FILE] [--home DIR] [--until-stdin-eof]";
@@ -45,7 +45,8 @@ fn run() -> Result<(), (u8, String)> {
     let model =
         Model::start(port, log).map_err(|error| (1, format!("cannot listen on port {port}: {error}")))?;
     if let Some(home) = home {
-        write_home(Path::new(&home), &model.base_url(), 0);
+        // As for the newest: an older one does not mind, as long as it is not told to be strict.
+        write_home(Path::new(&home), &Codex::Fake, &model.base_url(), 0);
     }
     writeln!(io::stdout(), "listening {}", model.base_url()).map_err(|error| (1, error.to_string()))?;
     if until_eof {
