@@ -101,7 +101,7 @@ else
 	stage build 420 cargo build --workspace --all-targets --locked
 	stage release 600 cargo build --workspace --release --locked
 	stage tests 900 cargo test --workspace --locked --no-fail-fast
-	stage mutants 600 scripts/mutants.sh
+	stage mutants 1200 scripts/mutants.sh
 	stage smoke 60 codexd_smoke
 	stage node-fake 60 scripts/runtime/codexd-e2e-smoke.sh
 	stage node-real 120 scripts/runtime/codexd-e2e-smoke.sh --real

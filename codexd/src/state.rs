@@ -14,7 +14,7 @@ pub use approval::{Approval, Approvals};
 pub use keys::{Key, Keys, MAX_KEYS, Outcome};
 pub use session::{LastTurn, OpenItem, Session, Settings, Stage, Turn, TurnStatus};
 
-use crate::event::{Event, Record, SessionCreated};
+use crate::event::{Event, Notice, Record, SessionCreated};
 
 mod approval;
 mod keys;
@@ -287,7 +287,9 @@ impl State {
         self.approvals.apply(record);
         let Some(session) = self.session(id) else { return };
         let (seq, before) = (session.seq, Marks::of(session));
-        let asked = session.turn.as_ref().is_some_and(|turn| turn.id().is_none());
+        let old = |notice: &Notice| notice.turn_id.as_deref().is_some_and(|id| session.is_over(id));
+        let old = matches!(&record.event, Event::App(notice) if old(notice));
+        let asked = !old && session.turn.as_ref().is_some_and(|turn| turn.id().is_none());
         let key = session.turn.as_ref().and_then(|turn| turn.key.clone());
         self.settle_key(key.as_deref(), asked, record);
         if let Event::SessionRemoved { .. } = record.event {

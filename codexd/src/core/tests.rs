@@ -890,3 +890,15 @@ fn transcripts_go_to_make_room_but_for_those_of_turns_that_run() {
     let session = desk.core.state().sessions().next().unwrap();
     assert_eq!(session.transcript_from, desk.core.state().seq(), "its reader is told so");
 }
+
+#[test]
+fn an_answer_that_comes_after_the_end_of_its_turn_is_not_taken_for_anothers() {
+    check(
+        "up create#1 thread turn#2 | started#1 done#1 turn#3 | accept#1 | turn#4 | accept#2",
+        &format!(
+            "{UP} >thread/start +session.created {CREATED} +turn.requested >turn/start | +app-server.turn.started \
+             +app-server.turn.completed 3:conflict | +turn.accepted 2:u1 | +turn.requested >turn/start \
+             | +turn.accepted 4:u2"
+        ),
+    );
+}

@@ -299,8 +299,13 @@ impl Session {
         }
     }
 
-    fn is_over(&self, id: &str) -> bool {
-        self.last.as_ref().is_some_and(|last| last.id == id && last.completed.is_some())
+    /// Whether this turn has ended, so that what is told of its beginning is old news.
+    pub(super) fn is_over(&self, id: &str) -> bool {
+        let another = matches!(&self.turn, Some(Turn { stage: Stage::Requested { .. }, .. }));
+        self.last.as_ref().filter(|last| last.id == id).is_some_and(|last| {
+            let settled = matches!(last.status, TurnStatus::Completed | TurnStatus::Failed);
+            last.completed.is_some() || settled || another
+        })
     }
 
     fn open_item(&mut self, notice: &Notice) {

@@ -175,6 +175,8 @@ impl Model {
                     turn.interrupt = true;
                 }
             }
+            // Old news of one that was settled, while another is asked for or none.
+            "app-server.turn.started" if self.turns.get(&turn_id).is_some_and(|turn| turn.end.is_some()) => {}
             "app-server.turn.started" => {
                 self.turns.entry(turn_id.clone()).or_default().session_id = session_id;
                 session.asked = None;
