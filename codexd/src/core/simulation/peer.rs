@@ -276,7 +276,7 @@ impl Peer {
             "thread/resume" => match self.threads.get_mut(thread_id) {
                 Some(thread) if thread.loaded || (!thread.turns.is_empty() && !thread.ephemeral) => {
                     (thread.loaded, thread.subscribed) = (true, true);
-                    Ok(json!({"thread": {"id": thread_id}}))
+                    Ok(json!({"thread": {"id": thread_id, "ephemeral": thread.ephemeral}}))
                 }
                 _ => refusal(&format!("no rollout found for thread id {thread_id}")),
             },
