@@ -8,6 +8,8 @@ use serde_json::Value;
 
 use crate::core::{Epoch, FromChild, Input, MAX_IN_FLIGHT};
 
+use ahead::Ahead;
+
 mod ahead;
 pub mod process;
 pub mod protocol;
@@ -98,6 +100,29 @@ impl Report {
     fn send(&self, event: FromChild) {
         let _ = self.inbox.send(Input::Child { epoch: self.epoch, event });
     }
+
+    /// Hands on what a line says, as far as it is of any use, once there is room for it.
+    fn hand_on(&self, line: &[u8], ahead: &mut Ahead) -> Said {
+        if protocol::is_legacy(line) {
+            return Said::Twice;
+        }
+        let event = protocol::parse(line);
+        let said = if event.is_some() { Said::Protocol } else { Said::Noise };
+        if let Some(event) = event.or_else(|| protocol::torn(line)) {
+            ahead.wait(&event);
+            self.send(event);
+        }
+        said
+    }
+}
+
+/// What a line of app-server was.
+#[derive(PartialEq)]
+enum Said {
+    Protocol,
+    /// What another line says, too.
+    Twice,
+    Noise,
 }
 
 fn spawn(name: String, run: impl FnOnce() + Send + 'static) -> io::Result<()> {

@@ -16,7 +16,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use serde_json::Value;
 
 use super::ahead::Ahead;
-use super::{MAX_LINE_BYTES, Report, TO_CHILD, protocol, spawn};
+use super::{MAX_LINE_BYTES, Report, Said, TO_CHILD, spawn};
 use crate::core::{Epoch, FromChild, Input};
 
 /// How large each of the child's two logs may get before it begins anew; one older is kept.
@@ -175,20 +175,9 @@ fn read(pipe: impl io::BufRead, report: &Report, mut log: Rolling) {
     let mut ahead = Ahead::default();
     let ended = child::lines(pipe, MAX_LINE_BYTES, |line| match line {
         Line::TooLong(bytes) => report.send(FromChild::LineDropped { bytes }),
-        Line::Whole(line) if protocol::is_legacy(line) => {
-            if all {
-                note(&mut log, line);
-            }
-        }
         Line::Whole(line) => {
-            let event = protocol::parse(line);
-            if event.is_none() || all {
+            if report.hand_on(line, &mut ahead) == Said::Noise || all {
                 note(&mut log, line);
-            }
-            let event = event.or_else(|| protocol::torn(line));
-            if let Some(event) = event {
-                ahead.wait(&event);
-                report.send(event);
             }
         }
     });

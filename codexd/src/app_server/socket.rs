@@ -34,7 +34,7 @@ use tungstenite::protocol::{CloseFrame, WebSocketConfig};
 use tungstenite::{Message, Utf8Bytes, WebSocket};
 
 use super::ahead::Ahead;
-use super::{MAX_LINE_BYTES, Report, TO_CHILD, protocol, spawn};
+use super::{MAX_LINE_BYTES, Report, Said, TO_CHILD, spawn};
 use crate::core::{Epoch, FromChild, Input};
 
 /// The largest frame that is sent: app-server takes a message in any number of them, but none over 16 MiB.
@@ -251,7 +251,12 @@ impl Life {
         for message in messages {
             match message {
                 Heard::Text(text) => {
-                    self.hand_on(&text, &mut ahead);
+                    if self.report.hand_on(text.as_bytes(), &mut ahead) == Said::Noise {
+                        trace::debug(
+                            None,
+                            format_args!("app-server sent {} bytes of no protocol", text.len()),
+                        );
+                    }
                     backlog.shrink(text.len() + MESSAGE_COST_BYTES);
                 }
                 Heard::TooLong(bytes) => self.report.send(FromChild::LineDropped { bytes: bytes as u64 }),
@@ -259,19 +264,6 @@ impl Life {
         }
         let _ = self.outgoing.try_send(Out::Close); // the writer may be waiting for something to write
         Ok(())
-    }
-
-    fn hand_on(&self, text: &str, ahead: &mut Ahead) {
-        if protocol::is_legacy(text.as_bytes()) {
-            return;
-        }
-        match protocol::parse(text.as_bytes()) {
-            Some(event) => {
-                ahead.wait(&event);
-                self.report.send(event);
-            }
-            None => trace::debug(None, format_args!("app-server sent {} bytes of no protocol", text.len())),
-        }
     }
 
     fn connect(&self) -> Result<WebSocket<Half>, String> {
