@@ -9,17 +9,17 @@ use common::codexd_api::{
 };
 use common::http::{Answer, Request};
 use common::log::{Feed, Seq};
-use common::wire::{Field, Object};
+use common::wire::{Field, Object, invalid};
 use common::{Error, error, trace};
 use serde_json::{Value, json};
-use sha1::{Digest, Sha1};
 
 use crate::ceilings::Ceilings;
 use crate::core::{self, CALL_DEADLINE, Call, Create, Given, Page, Reply, Snapshot, StartTurn, Work};
+use crate::cut::sha1;
 use crate::disk::Disk;
 use crate::events::{self, Readers};
 use crate::shell::Desk;
-use crate::state::{Key, Session, TurnStatus};
+use crate::state::{Key, Session};
 use crate::views::{self, Place};
 
 /// The parameters of a session, `metadata` included: they live in memory and in every checkpoint.
@@ -138,7 +138,7 @@ pub fn read_session(app: &App, request: &Request) -> Result<Answer, Error> {
     let data = json!({
         "session": views::session(&seen, &app.place),
         "recentEvents": events,
-        "pendingApprovals": pending.iter().map(|approval| views::approval(approval)).collect::<Vec<_>>(),
+        "pendingApprovals": views::approvals(&pending),
     });
     Ok(Answer::Json { status: 200, data })
 }
@@ -176,11 +176,9 @@ pub fn create_session(app: &App, request: &Request) -> Result<Answer, Error> {
         metadata: body.metadata.map_or(Value::Null, Value::Object),
         thread_id: body.thread_id,
         params,
-        key: key(request, SessionCreate::FIELDS, &map)?,
+        key: key(request, "sessions", SessionCreate::FIELDS, &map)?,
     };
-    let reply = app.desk.ask(Call::Work(Work::Create(Box::new(create))))?;
-    let Reply::Session { seen, .. } = reply else { return Err(mismatch()) };
-    Ok(Answer::Json { status: 201, data: json!({ "session": views::session(&seen, &app.place) }) })
+    show_session(app, 201, Call::Work(Work::Create(Box::new(create))))
 }
 
 /// `POST /v1/codexd/turn`
@@ -196,7 +194,7 @@ pub fn start_turn(app: &App, request: &Request) -> Result<Answer, Error> {
         expected_turn_id: body.expected_turn_id,
         params,
         timeout_ms: body.timeout_ms.map(i64::unsigned_abs),
-        key: key(request, TurnCreate::FIELDS, &map)?,
+        key: key(request, "turn", TurnCreate::FIELDS, &map)?,
     };
     let wait = wait(request);
     // A turn that nobody could be shown must not begin.
@@ -238,23 +236,18 @@ pub fn read_turn(app: &App, request: &Request) -> Result<Answer, Error> {
 
 /// `POST /v1/codexd/sessions/:id/interrupt`
 pub fn interrupt(app: &App, request: &Request) -> Result<Answer, Error> {
-    let id = request.param("id").to_owned();
-    let Reply::Session { seen, .. } = app.desk.ask(Call::Interrupt { id })? else { return Err(mismatch()) };
-    Ok(Answer::Json { status: 202, data: json!({ "session": views::session(&seen, &app.place) }) })
+    show_session(app, 202, Call::Interrupt { id: request.param("id").to_owned() })
 }
 
 /// `POST /v1/codexd/sessions/:id/close`
 pub fn close(app: &App, request: &Request) -> Result<Answer, Error> {
-    let id = request.param("id").to_owned();
-    let Reply::Session { seen, .. } = app.desk.ask(Call::Close { id })? else { return Err(mismatch()) };
-    Ok(Answer::Json { status: 200, data: json!({ "session": views::session(&seen, &app.place) }) })
+    show_session(app, 200, Call::Close { id: request.param("id").to_owned() })
 }
 
 /// `GET /v1/codexd/approvals`
 pub fn list_approvals(app: &App, _: &Request) -> Result<Answer, Error> {
     let Reply::Approvals(pending) = app.desk.ask(Call::Approvals)? else { return Err(mismatch()) };
-    let approvals: Vec<_> = pending.iter().map(|approval| views::approval(approval)).collect();
-    Ok(Answer::Json { status: 200, data: json!({ "approvals": approvals }) })
+    Ok(Answer::Json { status: 200, data: json!({ "approvals": views::approvals(&pending) }) })
 }
 
 /// `POST /v1/codexd/approvals/:id`
@@ -287,6 +280,12 @@ pub fn models(app: &App, _: &Request) -> Result<Answer, Error> {
 /// `GET /v1/codexd/events`
 pub fn read_events(app: &App, request: &Request) -> Result<Answer, Error> {
     events::answer(request, &app.feed, &app.readers)
+}
+
+/// Answers with the session that a call comes to.
+fn show_session(app: &App, status: u16, call: Call) -> Result<Answer, Error> {
+    let Reply::Session { seen, .. } = app.desk.ask(call)? else { return Err(mismatch()) };
+    Ok(Answer::Json { status, data: json!({ "session": views::session(&seen, &app.place) }) })
 }
 
 fn plain(status: u16, body: String) -> Answer {
@@ -334,7 +333,7 @@ fn turn_seen(app: &App, request: &Request, id: &str, wait: Duration) -> Result<O
 
 fn has_ended(session: &Session, turn_id: &str) -> bool {
     let last = session.last.as_ref().filter(|last| last.id == turn_id);
-    last.is_none_or(|last| !matches!(last.status, TurnStatus::Accepted | TurnStatus::InProgress))
+    last.is_none_or(|last| !last.status.runs())
 }
 
 /// How a turn stands, by the state, and what it said and cost, by the transcript.
@@ -358,20 +357,18 @@ fn turn_view(app: &App, session: &Session, turn_id: &str) -> Value {
 }
 
 /// The caller's name for the request, and what it asks for under it; both hashed, for neither is anybody's business.
-fn key(request: &Request, fields: &[Field], map: &Object) -> Result<Option<Key>, Error> {
+fn key(request: &Request, route: &str, fields: &[Field], map: &Object) -> Result<Option<Key>, Error> {
     let Some(key) = request.header("idempotency-key") else { return Ok(None) };
     if key.is_empty() || key.len() > MAX_KEY_BYTES || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
         let message =
             format!("Header `Idempotency-Key` must be 1 to {MAX_KEY_BYTES} visible ASCII characters.");
         return Err(invalid("Idempotency-Key", message));
     }
-    let route = if fields == TurnCreate::FIELDS { "turn" } else { "sessions" };
     // In the order of their names, so that who forwards a body does not change what it asks for.
     let asked: Object =
         fields.iter().filter_map(|f| Some((f.name.to_owned(), map.get(f.name)?.clone()))).collect();
-    let hash = |text: &[u8]| Sha1::digest(text).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
     let body = serde_json::to_vec(&asked).unwrap_or_default();
-    Ok(Some(Key { hash: hash(format!("{route} {key}").as_bytes()), body: hash(&body) }))
+    Ok(Some(Key { hash: sha1(format!("{route} {key}").as_bytes()), body: sha1(&body) }))
 }
 
 /// What is asked for must be within the node's ceilings. The child takes any `cwd`, and only its commands fail; so it is
@@ -403,10 +400,6 @@ fn check_asked(limits: &Asked, params: &mut Object, is_new: bool) -> Result<(), 
         params.insert("cwd".into(), resolved.display().to_string().into());
     }
     Ok(())
-}
-
-fn invalid(field: &str, message: impl Into<String>) -> Error {
-    Error::new(error::INVALID_REQUEST, message).details(json!({ "field": field }))
 }
 
 fn unreadable(error: std::io::Error) -> Error {

@@ -8,12 +8,13 @@ use common::Error;
 use common::error;
 use common::log::Seq;
 use common::time::{Now, Timestamp};
+use common::wire::invalid;
 use serde_json::{Map, Value, json};
 
 use crate::app_server::protocol;
 use crate::core::{Answer, Caller, Core, Effect, Epoch, Given, Reply};
 use crate::event::{ApprovalKind, ApprovalRequested, Event, Notice, Resolution};
-use crate::state::{Approval, Session};
+use crate::state::{Approval, OpenItem, Session};
 
 /// Approvals that wait at once: each is up to 32 KiB, in memory and in every checkpoint.
 pub const MAX_APPROVALS: usize = 256;
@@ -70,8 +71,8 @@ impl Core {
         };
         // It asks again of who joins a thread again, and never twice under one id.
         let known =
-            |approval: &&Arc<Approval>| approval.asked.epoch == epoch && approval.asked.request_id == id;
-        if self.state.approvals().pending().any(|approval| known(&approval)) {
+            |approval: &Arc<Approval>| approval.asked.epoch == epoch && approval.asked.request_id == id;
+        if self.state.approvals().pending().any(known) {
             return;
         }
         self.flush(now, &session.thread_id, out);
@@ -115,18 +116,21 @@ impl Core {
 
     /// The changes of a file come with the item, not with the request for it.
     pub(crate) fn remember_changes(&mut self, notice: &Notice) {
+        if notice.item_type.as_deref() != Some("fileChange") {
+            return;
+        }
         let (Some(thread_id), Some(item_id)) = (&notice.thread_id, &notice.item_id) else { return };
         let key = (thread_id.clone(), item_id.clone());
         let changes = &mut self.live.approvals.changes;
-        match (notice.method.as_str(), notice.item_type.as_deref()) {
-            ("item/started", Some("fileChange")) if notice.bytes <= protocol::MAX_REQUEST_BYTES => {
+        match notice.method.as_str() {
+            "item/started" if notice.bytes <= protocol::MAX_REQUEST_BYTES => {
                 if changes.len() == MAX_CHANGES {
                     changes.pop_first();
                 }
                 let item = notice.detail.get("item").unwrap_or(&Value::Null);
                 changes.insert(key, item["changes"].clone());
             }
-            ("item/completed", Some("fileChange")) => {
+            "item/completed" => {
                 changes.remove(&key);
             }
             _ => {}
@@ -188,20 +192,16 @@ impl Core {
         out.push(Effect::Send { epoch: approval.asked.epoch, message });
     }
 
-    /// The child waits no more for those of a session, or for any.
+    /// The child waits no more for those of whom `which` is true.
     pub(crate) fn lose_approvals(
         &mut self,
         now: Now,
-        session: Option<Seq>,
+        which: impl Fn(&ApprovalRequested) -> bool,
         reason: &str,
         out: &mut Vec<Effect>,
     ) {
-        let session = session.and_then(|session| self.by_seq(session));
-        let of_it = |approval: &&Arc<Approval>| {
-            session.as_ref().is_none_or(|session| session.id == approval.asked.session_id)
-        };
-        let lost: Vec<_> = self.state.approvals().pending().filter(of_it).cloned().collect();
-        for approval in lost {
+        let pending = self.state.approvals().pending();
+        for approval in pending.filter(|approval| which(&approval.asked)).cloned().collect::<Vec<_>>() {
             self.lose(now, &approval, reason, out);
         }
     }
@@ -210,19 +210,9 @@ impl Core {
     fn lose(&mut self, now: Now, approval: &Approval, reason: &str, out: &mut Vec<Effect>) {
         self.resolve(now, approval, End::new(Resolution::Lost, Some(reason)), out);
         let asked = &approval.asked;
-        let Ok(session) = self.find(&asked.session_id) else { return };
-        let it = |item: &&crate::state::OpenItem| {
-            Some(&item.id) == asked.item_id.as_ref() && item.turn_id == asked.turn_id
-        };
-        if let Some(item) = session.open_items.iter().find(it) {
-            self.close_item(
-                now,
-                &session,
-                asked.turn_id.as_deref(),
-                item.id.clone(),
-                "nobody let it begin",
-                out,
-            );
+        let it = |item: &OpenItem| Some(&item.id) == asked.item_id.as_ref() && item.turn_id == asked.turn_id;
+        if let Ok(session) = self.find(&asked.session_id) {
+            self.close_items(now, session.seq, it, "nobody let it begin", out);
         }
     }
 
@@ -253,56 +243,35 @@ impl Core {
         turn_id: Option<&str>,
         out: &mut Vec<Effect>,
     ) {
-        let waits = |approval: &&Arc<Approval>| {
-            approval.asked.session_id == session.id && approval.asked.turn_id.as_deref() == turn_id
-        };
-        let lost: Vec<_> = self.state.approvals().pending().filter(waits).cloned().collect();
-        for approval in lost {
-            self.lose(now, &approval, "its turn has ended", out);
-        }
-        let Some(session) = self.by_seq(session.seq) else { return };
-        // What a command of a closed session comes to is nobody's any more.
-        let left = |item: &&crate::state::OpenItem| {
-            item.turn_id.as_deref() == turn_id && !(item.is_command && session.open)
-        };
-        for item in session.open_items.iter().filter(left) {
-            self.close_item(now, &session, turn_id, item.id.clone(), "its turn has ended", out);
-        }
+        let waits =
+            |asked: &ApprovalRequested| asked.session_id == session.id && asked.turn_id.as_deref() == turn_id;
+        self.lose_approvals(now, waits, "its turn has ended", out);
+        // A command may outlive its turn; but what one of a closed session comes to is nobody's any more.
+        let open = session.open;
+        let left = |item: &OpenItem| item.turn_id.as_deref() == turn_id && !(item.is_command && open);
+        self.close_items(now, session.seq, left, "its turn has ended", out);
     }
 
-    /// Closes what a turn began, or what any of the session's turns did.
+    /// Closes those of a session's open items of which `which` is true.
     pub(crate) fn close_items(
         &mut self,
         now: Now,
         session: Seq,
-        turn_id: Option<&str>,
+        which: impl Fn(&OpenItem) -> bool,
         reason: &str,
         out: &mut Vec<Effect>,
     ) {
         let Some(session) = self.by_seq(session) else { return };
-        let of_it = |item: &&crate::state::OpenItem| turn_id.is_none() || item.turn_id.as_deref() == turn_id;
-        for item in session.open_items.iter().filter(of_it) {
-            self.close_item(now, &session, item.turn_id.as_deref(), item.id.clone(), reason, out);
+        for item in session.open_items.iter().filter(|item| which(item)) {
+            let closed = Event::ItemClosed {
+                session_id: session.id.clone(),
+                thread_id: session.thread_id.clone(),
+                turn_id: item.turn_id.clone(),
+                item_id: item.id.clone(),
+                reason: reason.to_owned(),
+            };
+            self.emit(now, closed, out);
         }
-    }
-
-    pub(crate) fn close_item(
-        &mut self,
-        now: Now,
-        session: &Session,
-        turn_id: Option<&str>,
-        item_id: String,
-        reason: &str,
-        out: &mut Vec<Effect>,
-    ) {
-        let closed = Event::ItemClosed {
-            session_id: session.id.clone(),
-            thread_id: session.thread_id.clone(),
-            turn_id: turn_id.map(str::to_owned),
-            item_id,
-            reason: reason.to_owned(),
-        };
-        self.emit(now, closed, out);
     }
 
     fn resolve(&mut self, now: Now, approval: &Approval, end: End, out: &mut Vec<Effect>) {
@@ -327,31 +296,9 @@ impl Core {
 fn end(approval: &Approval, given: &Given) -> Result<(End, Result<Value, String>), Error> {
     const AMENDED: &str = "acceptWithExecpolicyAmendment";
     let end = End::new(Resolution::Answered, None);
-    let wrong = |field: &str, message: String| {
-        Err(Error::new(error::INVALID_REQUEST, message).details(json!({ "field": field })))
-    };
-    let kind = approval.asked.kind;
-    match (kind, given) {
+    match (approval.asked.kind, given) {
         (ApprovalKind::Question, Given::Answers(given)) => {
-            let wrong = |message: String| {
-                Error::new(error::INVALID_REQUEST, message).details(json!({ "field": "answers" }))
-            };
-            let asked = approval.asked.request.get("questions").and_then(Value::as_array);
-            let asked: Vec<_> =
-                asked.into_iter().flatten().filter_map(|question| question["id"].as_str()).collect();
-            if given.is_empty() {
-                return Err(wrong("Field `answers` is empty.".to_owned()));
-            }
-            // An answer to nothing would be the only one that there is.
-            let unknown = given.keys().find(|id| !asked.is_empty() && !asked.contains(&id.as_str()));
-            if let Some(id) = unknown {
-                let message =
-                    format!("Field `answers.{id}` answers no question; asked were: {}.", asked.join(", "));
-                return Err(wrong(message));
-            }
-            let answers = protocol::answers(given).map_err(|id| {
-                wrong(format!("Field `answers.{id}` must be a text, a list of texts, or an object."))
-            })?;
+            let answers = answers(approval, given)?;
             Ok((End { answers: Some(answers.clone()), ..end }, Ok(json!({ "answers": answers }))))
         }
         (ApprovalKind::Question, Given::Decision(word)) if word == "decline" || word == "cancel" => {
@@ -359,29 +306,45 @@ fn end(approval: &Approval, given: &Given) -> Result<(End, Result<Value, String>
             Ok((end, Err("the user did not answer".to_owned())))
         }
         (ApprovalKind::Question, Given::Decision(_)) => {
-            wrong("answers", "Field `answers` is required: this is a question.".to_owned())
+            Err(invalid("answers", "Field `answers` is required: this is a question."))
         }
         (_, Given::Answers(_)) => {
-            wrong("decision", "Field `decision` is required: this is no question.".to_owned())
+            Err(invalid("decision", "Field `decision` is required: this is no question."))
         }
         // It writes a rule into the child's home that holds for every session, and for good.
         (ApprovalKind::Command, Given::Decision(word)) if word == AMENDED => {
             let Some(rule) =
                 approval.asked.request.get("proposedExecpolicyAmendment").filter(|r| r.is_array())
             else {
-                return wrong(
-                    "decision",
-                    format!("Field `decision`: app-server proposes no rule to {AMENDED}."),
-                );
+                let message = format!("Field `decision`: app-server proposes no rule to {AMENDED}.");
+                return Err(invalid("decision", message));
             };
             let end = End { decision: Some(word.clone()), execpolicy_amendment: Some(rule.clone()), ..end };
             Ok((end, Ok(json!({ "decision": { AMENDED: { "execpolicy_amendment": rule } } }))))
         }
         (ApprovalKind::FileChange, Given::Decision(word)) if word == AMENDED => {
-            wrong("decision", format!("Field `decision`: {AMENDED} is for commands."))
+            Err(invalid("decision", format!("Field `decision`: {AMENDED} is for commands.")))
         }
         (_, Given::Decision(word)) => {
             Ok((End { decision: Some(word.clone()), ..end }, Ok(json!({ "decision": word }))))
         }
     }
+}
+
+/// Answers as the child takes them, if each answers one of its questions.
+fn answers(approval: &Approval, given: &Map<String, Value>) -> Result<Value, Error> {
+    if given.is_empty() {
+        return Err(invalid("answers", "Field `answers` is empty."));
+    }
+    let asked = approval.asked.request.get("questions").and_then(Value::as_array).into_iter().flatten();
+    let asked: Vec<_> = asked.filter_map(|question| question["id"].as_str()).collect();
+    // An answer to nothing would be the only one that there is.
+    if let Some(id) = given.keys().find(|id| !asked.is_empty() && !asked.contains(&id.as_str())) {
+        let asked = asked.join(", ");
+        let message = format!("Field `answers.{id}` answers no question; asked were: {asked}.");
+        return Err(invalid("answers", message));
+    }
+    protocol::answers(given).map_err(|id| {
+        invalid("answers", format!("Field `answers.{id}` must be a text, a list of texts, or an object."))
+    })
 }

@@ -84,17 +84,17 @@ impl Ceilings {
     /// Whether what a thread runs with may be had.
     ///
     /// # Errors
-    /// A sentence without an end.
-    pub fn of_session(&self, settings: &Settings) -> Result<(), String> {
+    /// The field's name, and a sentence without an end.
+    pub fn of_session(&self, settings: &Settings) -> Result<(), (&'static str, String)> {
         if let Some(cwd) = &settings.cwd {
-            self.cwd(Path::new(cwd)).map_err(|why| format!("cwd {why}"))?;
+            self.cwd(Path::new(cwd)).map_err(|why| ("cwd", why))?;
         }
         let known = |value: &Value| !value.is_null();
         if known(&settings.sandbox) {
-            self.sandbox(&settings.sandbox).map_err(|why| format!("sandbox {why}"))?;
+            self.sandbox(&settings.sandbox).map_err(|why| ("sandbox", why))?;
         }
         if known(&settings.approval_policy) {
-            self.approval_policy(&settings.approval_policy).map_err(|why| format!("approvalPolicy {why}"))?;
+            self.approval_policy(&settings.approval_policy).map_err(|why| ("approvalPolicy", why))?;
         }
         Ok(())
     }

@@ -26,9 +26,9 @@ use crate::deltas::Deltas;
 use crate::event::{self, Event, Notice, Record};
 use crate::history::Doubt;
 use crate::interrupts::Interrupt;
-use crate::requests::Requests;
+use crate::requests::{Ask, Requests};
 use crate::sessions::MAX_SESSIONS;
-use crate::state::{Session, State};
+use crate::state::{Approval, Session, State};
 use crate::supervise::Child;
 
 pub use inputs::{Birth, Effect, FromChild, Input, Rules};
@@ -224,10 +224,7 @@ impl Core {
     }
 
     pub(crate) fn session_reply(&self, session: &Arc<Session>) -> Reply {
-        let of_it = |approval: &&Arc<_>| {
-            let approval: &crate::state::Approval = approval;
-            approval.asked.session_id == session.id
-        };
+        let of_it = |approval: &&Arc<Approval>| approval.asked.session_id == session.id;
         let pending = self.state.approvals().pending().filter(of_it).cloned().collect();
         Reply::Session { seen: self.seen(session), pending }
     }
@@ -269,9 +266,7 @@ impl Core {
         match work {
             Work::Create(create) => self.create_session(now, epoch, caller, create, out),
             Work::StartTurn(turn) => self.start_turn(now, epoch, caller, turn, out),
-            Work::Models => {
-                self.ask(now, epoch, protocol::models(), crate::requests::Ask::Models(caller), out)
-            }
+            Work::Models => self.ask(now, epoch, protocol::models(), Ask::Models(caller), out),
         }
     }
 

@@ -24,9 +24,13 @@ impl Whole {
     /// The text of a value, and its name.
     pub fn of(value: &impl Serialize) -> Whole {
         let text = serde_json::to_vec(value).unwrap_or_default(); // strings and maps of strings: nothing in them can fail
-        let sha1 = Sha1::digest(&text).iter().map(|byte| format!("{byte:02x}")).collect();
-        Whole { sha1, text }
+        Whole { sha1: sha1(&text), text }
     }
+}
+
+/// The SHA-1 of a text, in 40 hex digits.
+pub fn sha1(text: &[u8]) -> String {
+    Sha1::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Input items as an event holds them. What is too large becomes an object with the `items` cut, saying so, and with the

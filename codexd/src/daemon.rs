@@ -164,7 +164,7 @@ pub fn paths(config: &Config) -> Paths {
 
 /// What is measured.
 pub fn disk(config: &Config, transcripts: Arc<Transcripts>) -> Disk {
-    let home = (!config.rules().external).then(disk::codex_home).flatten();
+    let home = config.external.is_none().then(disk::codex_home).flatten();
     Disk::new(config.state_dir.clone(), transcripts, home)
 }
 

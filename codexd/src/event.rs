@@ -248,18 +248,53 @@ pub enum Resolution {
 }
 
 impl Event {
-    /// The session whose transcript keeps this event.
-    pub fn transcribed(&self) -> Option<&str> {
+    /// The session that it is about, if that is there already.
+    pub fn session_id(&self) -> Option<&str> {
         match self {
-            Event::TurnRequested(requested) => Some(&requested.session_id),
-            Event::TurnAccepted { session_id, .. }
+            Event::SessionResumed { session_id, .. }
+            | Event::SessionClosed { session_id, .. }
+            | Event::SessionRemoved { session_id, .. }
+            | Event::TurnAccepted { session_id, .. }
             | Event::TurnRefused { session_id, .. }
             | Event::TurnSteered { session_id, .. }
             | Event::TurnSettled { session_id, .. }
             | Event::TurnInterruptRequested { session_id, .. }
             | Event::TurnInterrupted { session_id, .. }
-            | Event::ItemClosed { session_id, .. } => Some(session_id),
-            Event::App(notice) if notice.is_transcribed() => notice.session_id.as_deref(),
+            | Event::ItemClosed { session_id, .. }
+            | Event::TranscriptRemoved { session_id, .. } => Some(session_id),
+            Event::TurnRequested(requested) => Some(&requested.session_id),
+            Event::ApprovalRequested(asked) => Some(&asked.session_id),
+            Event::ApprovalResolved { session_id, .. } | Event::ChildRequestRefused { session_id, .. } => {
+                session_id.as_deref()
+            }
+            Event::App(notice) => notice.session_id.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// The session whose transcript keeps this event.
+    pub fn transcribed(&self) -> Option<&str> {
+        let kept = match self {
+            Event::TurnRequested(_)
+            | Event::TurnAccepted { .. }
+            | Event::TurnRefused { .. }
+            | Event::TurnSteered { .. }
+            | Event::TurnSettled { .. }
+            | Event::TurnInterruptRequested { .. }
+            | Event::TurnInterrupted { .. }
+            | Event::ItemClosed { .. } => true,
+            Event::App(notice) => notice.is_transcribed(),
+            _ => false,
+        };
+        self.session_id().filter(|_| kept)
+    }
+
+    /// The turn that ends with this event.
+    pub fn ends_turn(&self) -> Option<&str> {
+        match self {
+            Event::App(notice) if notice.method == "turn/completed" => notice.turn_id.as_deref(),
+            Event::TurnInterrupted { turn_id, .. } => turn_id.as_deref(),
+            Event::TurnSettled { turn_id, .. } => Some(turn_id),
             _ => None,
         }
     }

@@ -11,8 +11,7 @@ use std::time::Duration;
 
 use common::http::{Answer, Request, Writer};
 use common::log::{Feed, Seq};
-use common::{Error, error, websocket};
-use serde_json::json;
+use common::{Error, error, websocket, wire};
 
 use filter::Filter;
 use stream::Stream;
@@ -96,8 +95,7 @@ impl Wanted {
     pub fn read(request: &Request) -> Result<Wanted, Error> {
         let number = |name: &str, text: &str| {
             text.parse().ok().filter(|&seq| seq <= MAX_SEQ).ok_or_else(|| {
-                let message = format!("`{name}` must be a sequence number, not `{text}`.");
-                Error::new(error::INVALID_REQUEST, message).details(json!({ "field": name }))
+                wire::invalid(name, format!("`{name}` must be a sequence number, not `{text}`."))
             })
         };
         let after = match request.header("last-event-id").filter(|text| !text.is_empty()) {

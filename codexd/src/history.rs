@@ -11,7 +11,7 @@ use crate::app_server::protocol::{self, PastTurn, RpcError};
 use crate::core::{Core, Effect, Epoch};
 use crate::event::Event;
 use crate::requests::Ask;
-use crate::state::{Session, Stage, Turn, TurnStatus};
+use crate::state::{LastTurn, OpenItem, Session, Stage, Turn, TurnStatus};
 use crate::supervise::Child;
 
 /// How soon a child that could not tell its history is asked for it again.
@@ -33,6 +33,11 @@ pub(crate) struct Doubt {
 }
 
 impl Doubt {
+    /// One that the child is to be asked about at once.
+    fn new(now: Now) -> Doubt {
+        Doubt { dead: None, rejoin: false, rpc: None, tries: 0, ask_at: Some(now.mono) }
+    }
+
     /// Why the turn cannot run any more, if it cannot.
     pub(crate) fn dead(&self) -> Option<&str> {
         self.dead.as_deref()
@@ -42,24 +47,22 @@ impl Doubt {
 impl Core {
     /// A turn that ended with its child, or with codexd, in a way that nobody saw.
     pub(crate) fn doubt_dead(&mut self, now: Now, session: Seq, reason: &str) {
-        let dead = Some(reason.to_owned());
-        self.doubt(session, Doubt { dead, rejoin: false, rpc: None, tries: 0, ask_at: Some(now.mono) });
+        self.doubt(session, Doubt { dead: Some(reason.to_owned()), ..Doubt::new(now) });
     }
 
     /// A turn that may go on in a child that codexd lost.
     pub(crate) fn doubt_lost(&mut self, now: Now, session: Seq) {
-        self.doubt(session, Doubt { dead: None, rejoin: true, rpc: None, tries: 0, ask_at: Some(now.mono) });
+        self.doubt(session, Doubt { rejoin: true, ..Doubt::new(now) });
     }
 
     /// A turn whose `turn/start` was not answered in time.
     pub(crate) fn doubt_unanswered(&mut self, now: Now, session: Seq, rpc: u64) {
-        let rpc = Some(rpc);
-        self.doubt(session, Doubt { dead: None, rejoin: false, rpc, tries: 0, ask_at: Some(now.mono) });
+        self.doubt(session, Doubt { rpc: Some(rpc), ..Doubt::new(now) });
     }
 
     /// A turn that does not end as it should.
     pub(crate) fn doubt_stubborn(&mut self, now: Now, session: Seq) {
-        self.doubt(session, Doubt { dead: None, rejoin: false, rpc: None, tries: 0, ask_at: Some(now.mono) });
+        self.doubt(session, Doubt::new(now));
     }
 
     /// All turns that run, since something of the child was missed.
@@ -218,7 +221,8 @@ impl Core {
         let trusted = past.status != TurnStatus::Completed || self.trusts_completed();
         match (past.status, dead) {
             (TurnStatus::Completed | TurnStatus::Failed, dead) if trusted || dead.is_none() => {
-                self.close_items(now, session.seq, Some(&past.id), "its turn has ended", out);
+                let of_it = |item: &OpenItem| item.turn_id.as_ref() == Some(&past.id);
+                self.close_items(now, session.seq, of_it, "its turn has ended", out);
                 let (turn_id, status) = (past.id, past.status);
                 self.emit(now, Event::TurnSettled { session_id, thread_id, turn_id, status }, out);
                 self.turn_ended(session.seq);
@@ -252,14 +256,14 @@ impl Core {
         out: &mut Vec<Effect>,
     ) {
         if let Some((session, turn)) = self.live.late_steers.remove(&rpc) {
-            let _ = self.take_steer(now, session, *turn, result, out); // nor for this
+            let _ = self.take_steer(now, session, *turn, result, out); // the log knows; nobody waits for it
             return;
         }
         let of_it = |(_, doubt): &(&Seq, &Doubt)| doubt.rpc == Some(rpc);
         let Some(seq) = self.live.doubts.iter().find(of_it).map(|(&seq, _)| seq) else { return };
         self.settled(seq);
         if let Some(session) = self.by_seq(seq) {
-            let _ = self.take_turn(now, &session, result, out); // the log knows; nobody waits for it
+            let _ = self.take_turn(now, &session, result, out); // nor for this
         }
     }
 }
@@ -271,7 +275,7 @@ fn is_ours(session: &Session, turn: &Turn, past: &PastTurn) -> bool {
         // It may have told its end already, before anybody told its name.
         (Stage::Requested { client_turn_id, .. }, None) => {
             let asked_at = client_turn_id.rsplit('-').next().and_then(|seq| seq.parse::<Seq>().ok());
-            let since = |last: &crate::state::LastTurn| asked_at.is_some_and(|seq| last.begin > seq);
+            let since = |last: &LastTurn| asked_at.is_some_and(|seq| last.begin > seq);
             session.last.as_ref().is_none_or(|last| last.id != past.id || since(last))
         }
         (Stage::Accepted { id } | Stage::Running { id }, _) => *id == past.id,

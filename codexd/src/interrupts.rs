@@ -10,9 +10,9 @@ use serde_json::json;
 
 use crate::app_server::protocol::{self, RpcError};
 use crate::core::{Caller, Core, Effect, Reply};
-use crate::event::Event;
+use crate::event::{ApprovalRequested, Event};
 use crate::requests::Ask;
-use crate::state::Stage as TurnStage;
+use crate::state::{OpenItem, Stage as TurnStage, Turn};
 use crate::supervise::{Child, Stage};
 
 /// How long the child may take to answer `turn/interrupt`, and how long after it the turn may take to end.
@@ -57,7 +57,8 @@ impl Core {
             let (turn_id, reason) = (turn.id().map(str::to_owned), reason.to_owned());
             let wanted = Event::TurnInterruptRequested { session_id, thread_id, turn_id, reason };
             self.emit(now, wanted, out);
-            self.lose_approvals(now, Some(session.seq), "its turn is interrupted", out);
+            let of_it = |asked: &ApprovalRequested| asked.session_id == session.id;
+            self.lose_approvals(now, of_it, "its turn is interrupted", out);
         }
         self.hold_interrupt(now, session.seq);
         self.try_interrupt(now, session.seq, out);
@@ -77,7 +78,7 @@ impl Core {
 
     /// Asks the child to end a turn that has begun.
     pub(crate) fn try_interrupt(&mut self, now: Now, session: Seq, out: &mut Vec<Effect>) {
-        let begun = |turn: &crate::state::Turn| matches!(turn.stage, TurnStage::Running { .. });
+        let begun = |turn: &Turn| matches!(turn.stage, TurnStage::Running { .. });
         let Some(session) = self.by_seq(session) else { return };
         if session.turn.as_ref().is_some_and(begun) {
             self.send_interrupt(now, session.seq, out);
@@ -164,10 +165,8 @@ impl Core {
                 let reason = "a caller asked for it".to_owned();
                 self.emit(now, Event::SessionClosed { session_id, thread_id, reason }, out);
                 let runs = session.turn.as_ref().and_then(|turn| turn.id());
-                for item in session.open_items.iter().filter(|item| item.turn_id.as_deref() != runs) {
-                    let turn_id = item.turn_id.as_deref();
-                    self.close_item(now, &session, turn_id, item.id.clone(), "its session was closed", out);
-                }
+                let idle = |item: &OpenItem| item.turn_id.as_deref() != runs;
+                self.close_items(now, session.seq, idle, "its session was closed", out);
                 self.request_interrupt(now, session.seq, "its session was closed", out);
                 self.live.stirred = true;
             }

@@ -6,6 +6,7 @@ use common::Error;
 use common::error;
 use common::log::Seq;
 use common::time::Now;
+use common::wire::invalid;
 use serde_json::{Map, Value, json};
 
 use crate::app_server::protocol::{self, RpcError};
@@ -64,7 +65,8 @@ impl Core {
             self.room()?;
             // Nobody may get by silence, or by `config`, what may not be asked for.
             let settings = protocol::settings(&answer);
-            self.birth.rules.ceilings.of_session(&settings).map_err(|why| beyond(&why))?;
+            let beyond = |(field, why)| invalid(field, format!("Field `{field}`: {field} {why}."));
+            self.birth.rules.ceilings.of_session(&settings).map_err(beyond)?;
             Ok((thread_id, answer, settings))
         });
         let outcome = outcome.and_then(|(thread_id, answer, settings)| {
@@ -151,7 +153,7 @@ impl Core {
         for notice in self.live.deltas.flush_all() {
             self.emit(now, Event::App(notice), out);
         }
-        self.lose_approvals(now, None, reason, out);
+        self.lose_approvals(now, |_| true, reason, out);
         self.live.approvals.clear();
         self.live.interrupts.clear();
         self.live.late_steers.clear();
@@ -161,21 +163,18 @@ impl Core {
         let doubts = std::mem::take(&mut self.live.doubts);
         for session in self.state.busy().cloned().collect::<Vec<_>>() {
             let asked = session.turn.as_ref().map(|turn| turn.id().is_none());
-            // Of an earlier child it may still not be known, and the next one may tell.
-            let dead = doubts.get(&session.seq).and_then(Doubt::dead);
-            let missed = doubts.contains_key(&session.seq); // something of it, its end perhaps
-            match (asked, gone, dead) {
-                (None, ..) => {}
-                (Some(_), Gone::Perhaps, _) => self.doubt_lost(now, session.seq),
-                (Some(_), _, Some(reason)) => self.doubt_dead(now, session.seq, reason),
-                (Some(asked), ..) if (asked || gone == Gone::Unseen || missed) && !session.ephemeral => {
-                    self.close_items(now, session.seq, None, reason, out);
-                    self.doubt_dead(now, session.seq, reason);
+            // Something of it was missed, its end perhaps; or of an earlier child it is still not known.
+            let doubt = doubts.get(&session.seq);
+            match asked {
+                None => {}
+                Some(_) if gone == Gone::Perhaps => self.doubt_lost(now, session.seq),
+                Some(asked) if (asked || gone == Gone::Unseen || doubt.is_some()) && !session.ephemeral => {
+                    self.doubt_dead(now, session.seq, doubt.and_then(Doubt::dead).unwrap_or(reason));
                 }
-                (Some(_), ..) => self.interrupt_turn(now, session.seq, reason, out),
+                Some(_) => self.interrupt_turn(now, session.seq, reason, out),
             }
             // Even of what may go on: its end may be told while nobody listens.
-            self.close_items(now, session.seq, None, reason, out);
+            self.close_items(now, session.seq, |_| true, reason, out);
             if gone == Gone::Perhaps {
                 self.hold_interrupt(now, session.seq);
                 continue;
@@ -198,11 +197,6 @@ pub(crate) enum Gone {
     Unseen,
     /// It may live on: only the way to it is lost.
     Perhaps,
-}
-
-fn beyond(why: &str) -> Error {
-    let field = why.split(' ').next().unwrap_or_default();
-    Error::new(error::INVALID_REQUEST, format!("Field `{field}`: {why}.")).details(json!({ "field": field }))
 }
 
 fn refused(create: &Create, error: RpcError) -> Error {

@@ -10,6 +10,7 @@ use common::Error;
 use common::child::{self, Signal};
 use common::engine::Shell;
 use common::error;
+use common::http::LOOK_EVERY;
 use common::log::{Log, Seq};
 use common::time::Now;
 use common::trace;
@@ -28,8 +29,6 @@ pub const CHILD_LINES: usize = 64;
 /// How long a caller waits for the loop after the core's own deadline: it means that the loop stands still.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// How often it is looked whether a caller is still there: a seat is not kept for who is gone.
-const LOOK: Duration = Duration::from_secs(5);
 /// How long a caller waits for room in the queue; it is empty but for a moment, or the loop stands still.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the last documents and the last checkpoint may take at stop.
@@ -85,7 +84,7 @@ impl Desk {
         gone: &dyn Fn() -> bool,
     ) -> Outcome {
         while Instant::now() < until {
-            if let Ok(outcome) = answer.recv_deadline(until.min(Instant::now() + LOOK)) {
+            if let Ok(outcome) = answer.recv_deadline(until.min(Instant::now() + LOOK_EVERY)) {
                 return outcome;
             }
             if gone() {

@@ -239,7 +239,7 @@ impl State {
                 Some(created.session_id.as_str())
             }
             Event::App(notice) if notice.is_noise() => return,
-            event => match session_of(event) {
+            event => match event.session_id() {
                 Some(id) => {
                     self.change(id, record);
                     Some(id)
@@ -446,29 +446,6 @@ mod shared {
     ) -> Result<BTreeMap<Seq, Arc<Session>>, D::Error> {
         let sessions = Vec::<Session>::deserialize(deserializer)?;
         Ok(sessions.into_iter().map(|session| (session.seq, Arc::new(session))).collect())
-    }
-}
-
-fn session_of(event: &Event) -> Option<&str> {
-    match event {
-        Event::SessionResumed { session_id, .. }
-        | Event::SessionClosed { session_id, .. }
-        | Event::SessionRemoved { session_id, .. }
-        | Event::TurnAccepted { session_id, .. }
-        | Event::TurnRefused { session_id, .. }
-        | Event::TurnSteered { session_id, .. }
-        | Event::TurnSettled { session_id, .. }
-        | Event::TurnInterruptRequested { session_id, .. }
-        | Event::TurnInterrupted { session_id, .. }
-        | Event::ItemClosed { session_id, .. }
-        | Event::TranscriptRemoved { session_id, .. } => Some(session_id),
-        Event::TurnRequested(requested) => Some(&requested.session_id),
-        Event::ApprovalRequested(asked) => Some(&asked.session_id),
-        Event::ApprovalResolved { session_id, .. } | Event::ChildRequestRefused { session_id, .. } => {
-            session_id.as_deref()
-        }
-        Event::App(notice) => notice.session_id.as_deref(),
-        _ => None,
     }
 }
 

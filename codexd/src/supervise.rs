@@ -10,7 +10,7 @@ use common::time::Now;
 use serde_json::Value;
 
 use crate::app_server::protocol::{self, RpcError};
-use crate::core::{Birth, Core, Effect, Epoch, Reply};
+use crate::core::{Birth, Core, Effect, Epoch};
 use crate::event::{Event, Notice};
 use crate::requests::Ask;
 use crate::sessions::Gone;
@@ -331,10 +331,7 @@ impl Core {
     }
 
     fn finish(&mut self, now: Now, reason: &str, out: &mut Vec<Effect>) {
-        for (id, waiting) in std::mem::take(&mut self.live.waiting) {
-            let seen = self.turn_seen(&waiting.turn_id);
-            self.reply(id, Ok(Reply::TurnSeen(seen)), out);
-        }
+        self.show_waiting(|_| true, out);
         self.emit(now, Event::DaemonStopping { reason: reason.to_owned() }, out);
         out.push(Effect::Exit);
     }

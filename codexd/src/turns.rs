@@ -14,7 +14,7 @@ use crate::core::{Caller, Core, Effect, Epoch, Reply, StartTurn, Waiting, Work};
 use crate::cut;
 use crate::event::{Event, TurnRequested};
 use crate::requests::Ask;
-use crate::state::{MAX_KEYS, Outcome, Session, Stage, TurnStatus};
+use crate::state::{MAX_KEYS, OpenItem, Outcome, Session, Stage, Turn};
 
 /// What is to be done about a turn that somebody wants.
 enum Admit {
@@ -122,11 +122,12 @@ impl Core {
         if self.is_settling(session.seq) {
             return Ok(Admit::Wait);
         }
-        self.birth.rules.ceilings.of_session(&session.settings).map_err(|why| {
-            conflict(session, format!("Session {} has more than this node allows now: {why}.", session.id))
+        self.birth.rules.ceilings.of_session(&session.settings).map_err(|(field, why)| {
+            let id = &session.id;
+            conflict(session, format!("Session {id} has more than this node allows now: {field} {why}."))
         })?;
         let current = session.turn.as_ref().and_then(|turn| turn.id());
-        let accepted = |turn: &crate::state::Turn| matches!(turn.stage, Stage::Accepted { .. });
+        let accepted = |turn: &Turn| matches!(turn.stage, Stage::Accepted { .. });
         let busy = session.turn.is_some() || self.live.starting.contains(&session.seq);
         match &turn.expected_turn_id {
             // It is deaf until it has begun.
@@ -360,8 +361,9 @@ impl Core {
         let Some(session) = self.by_seq(session).filter(|session| session.turn.is_some()) else { return };
         let turn_id = session.turn.as_ref().and_then(|turn| turn.id()).map(str::to_owned);
         self.flush(now, &session.thread_id, out);
-        self.lose_approvals(now, Some(session.seq), reason, out);
-        self.close_items(now, session.seq, turn_id.as_deref(), reason, out);
+        self.lose_approvals(now, |asked| asked.session_id == session.id, reason, out);
+        let of_it = |item: &OpenItem| turn_id.is_none() || item.turn_id == turn_id;
+        self.close_items(now, session.seq, of_it, reason, out);
         let (session_id, thread_id) = (session.id.clone(), session.thread_id.clone());
         let reason = reason.to_owned();
         self.emit(now, Event::TurnInterrupted { session_id, thread_id, turn_id, reason }, out);
@@ -383,44 +385,33 @@ impl Core {
         out: &mut Vec<Effect>,
     ) {
         let session = self.turn_seen(&turn_id);
-        let runs = session
-            .as_ref()
-            .and_then(|session| session.last.as_ref())
-            .is_some_and(|last| matches!(last.status, TurnStatus::Accepted | TurnStatus::InProgress));
-        match runs && self.live.supervision.is_stopping() {
-            false if runs => {
-                let until = now.mono + wait;
-                self.live.waiting.insert(caller.id, Waiting { turn_id, until });
-            }
-            _ => self.reply(caller.id, Ok(Reply::TurnSeen(session)), out),
+        let last = session.as_ref().and_then(|session| session.last.as_ref());
+        if last.is_some_and(|last| last.status.runs()) && !self.live.supervision.is_stopping() {
+            let until = now.mono + wait;
+            self.live.waiting.insert(caller.id, Waiting { turn_id, until });
+        } else {
+            self.reply(caller.id, Ok(Reply::TurnSeen(session)), out);
         }
     }
 
     /// An event that ends a turn is what some wait for.
     pub(crate) fn tell_waiting(&mut self, event: &Event, out: &mut Vec<Effect>) {
-        let ended = match event {
-            Event::App(notice) if notice.method == "turn/completed" => notice.turn_id.as_deref(),
-            Event::TurnInterrupted { turn_id, .. } => turn_id.as_deref(),
-            Event::TurnSettled { turn_id, .. } => Some(turn_id.as_str()),
-            _ => None,
-        };
-        let Some(ended) = ended else { return };
-        let of_it = self.live.waiting.iter().filter(|(_, waiting)| waiting.turn_id == ended);
-        for id in of_it.map(|(&id, _)| id).collect::<Vec<_>>() {
-            self.live.waiting.remove(&id);
-            let seen = self.turn_seen(ended);
-            self.reply(id, Ok(Reply::TurnSeen(seen)), out);
+        if let Some(ended) = event.ends_turn() {
+            self.show_waiting(|waiting| waiting.turn_id == ended, out);
         }
     }
 
     /// Those who have waited for as long as they wanted see the turn as it is.
     pub(crate) fn waits_due(&mut self, now: Now, out: &mut Vec<Effect>) {
-        let due = self.live.waiting.iter().filter(|(_, waiting)| waiting.until <= now.mono);
-        for id in due.map(|(&id, _)| id).collect::<Vec<_>>() {
-            if let Some(waiting) = self.live.waiting.remove(&id) {
-                let seen = self.turn_seen(&waiting.turn_id);
-                self.reply(id, Ok(Reply::TurnSeen(seen)), out);
-            }
+        self.show_waiting(|waiting| waiting.until <= now.mono, out);
+    }
+
+    /// Those of whom `which` is true wait no more.
+    pub(crate) fn show_waiting(&mut self, which: impl Fn(&Waiting) -> bool, out: &mut Vec<Effect>) {
+        for (id, waiting) in self.live.waiting.extract_if(.., |_, waiting| which(waiting)).collect::<Vec<_>>()
+        {
+            let seen = self.turn_seen(&waiting.turn_id);
+            self.reply(id, Ok(Reply::TurnSeen(seen)), out);
         }
     }
 }

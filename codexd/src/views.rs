@@ -64,6 +64,11 @@ pub fn session_of(session: &Session, child_pid: Option<u32>, place: &Place) -> V
     })
 }
 
+/// All that the agent waits for.
+pub fn approvals(pending: &[Arc<Approval>]) -> Vec<Value> {
+    pending.iter().map(|approval| self::approval(approval)).collect()
+}
+
 /// What the agent waits for.
 pub fn approval(approval: &Approval) -> Value {
     let asked = &approval.asked;

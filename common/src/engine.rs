@@ -1,8 +1,8 @@
 //! The loop of a daemon: take a batch of inputs, step, commit, then act.
 //!
 //! Owns the order that makes "acknowledged" mean "durable": what a step decides is appended and synced, after what its
-//! lines refer to, before any of it leaves, and a batch that cannot be made durable is refused whole and forgotten. Knows nothing of what the
-//! machine does; both daemons bring their own.
+//! lines refer to, before any of it leaves, and a batch that cannot be made durable is refused whole and forgotten. Knows
+//! nothing of what the machine does; both daemons bring their own.
 
 use std::io;
 use std::time::{Duration, Instant};

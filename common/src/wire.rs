@@ -387,7 +387,8 @@ fn wrong(what: &str, field: &Field) -> Error {
     invalid(field.name, format!("{what} `{}` must be {}.", field.name, field.kind.expectation()))
 }
 
-fn invalid(name: &str, message: String) -> Error {
+/// The error for a field, query value or header that is wrong: `invalid_request`, naming it.
+pub fn invalid(name: &str, message: impl Into<String>) -> Error {
     Error::new(INVALID_REQUEST, message).details(json!({ "field": name }))
 }
 

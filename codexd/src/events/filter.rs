@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 
 use common::http::Request;
-use common::{Error, error};
+use common::{Error, wire};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// What an event must have; nothing by default.
 #[derive(Clone, Debug, Default)]
@@ -89,7 +89,7 @@ fn kind(text: &str) -> Result<Kind, Error> {
         None => {
             let message =
                 "Query value `type` must be a type of events, or the beginning of one that ends in `.*`.";
-            Err(Error::new(error::INVALID_REQUEST, message).details(json!({ "field": "type" })))
+            Err(wire::invalid("type", message))
         }
     }
 }
@@ -113,6 +113,7 @@ struct Detail {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn line(kind: &str, detail: Value) -> String {
         format!(r#"{{"seq":1,"level":"info","type":{},"message":"m","detail":{detail}}}"#, Value::from(kind))

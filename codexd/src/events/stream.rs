@@ -9,11 +9,11 @@ use std::time::Instant;
 use common::http::{LOOK_EVERY, Writer};
 use common::log::{Cursor, Feed, Got, Seq};
 use common::websocket::{Flow, Frames};
-use serde::Deserialize;
 use serde_json::json;
 
 use super::filter::Filter;
 use super::{QUIET, READ_BYTES, REST, REST_ABOVE, Seat, Wanted};
+use crate::event;
 
 /// One reader.
 pub(super) struct Stream {
@@ -149,11 +149,5 @@ impl Stream {
 }
 
 fn ends_turn(line: &str) -> bool {
-    #[derive(Deserialize)]
-    struct Type {
-        r#type: String,
-    }
-    serde_json::from_str::<Type>(line).is_ok_and(|line| {
-        matches!(line.r#type.as_str(), "app-server.turn.completed" | "turn.interrupted" | "turn.settled")
-    })
+    event::parse(line).is_ok_and(|record| record.event.ends_turn().is_some())
 }

@@ -159,6 +159,13 @@ pub enum TurnStatus {
     Interrupted,
 }
 
+impl TurnStatus {
+    /// Whether its end is still to come.
+    pub fn runs(self) -> bool {
+        matches!(self, TurnStatus::Accepted | TurnStatus::InProgress)
+    }
+}
+
 impl Turn {
     /// The child's name for it, once it has one.
     pub fn id(&self) -> Option<&str> {

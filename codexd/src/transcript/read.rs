@@ -124,7 +124,8 @@ impl Transcripts {
 
     fn brief(&self, session_id: &str, builder: Builder) -> Option<Value> {
         let mut turn = builder.finish().pop().filter(|turn| turn.begin > 0)?;
-        self.restore(session_id, &mut turn, &mut PAGE_BYTES.clone());
+        let mut room = PAGE_BYTES;
+        self.restore(session_id, &mut turn, &mut room);
         Some(turn.brief())
     }
 
