@@ -5,8 +5,7 @@ use common::codexd_api::{
     SESSIONS_QUERY, STATUS, SessionCreate, TRANSCRIPT, TRANSCRIPT_QUERY, TURN, TURN_QUERY, TURN_READ,
     TurnCreate,
 };
-use common::http::{Access, Kind, Method, Route, Surface};
-use common::wire::Field;
+use common::http::Route;
 
 use crate::api::{self, App};
 
@@ -14,98 +13,76 @@ use crate::api::{self, App};
 pub fn table(event_stream_path: &str) -> &'static [Route<App>] {
     let event_stream_path: &'static str = String::leak(event_stream_path.to_owned());
     let rows = vec![
-        probe("probe.healthz", "/healthz", "Says `ok` while the process serves.", api::healthz),
-        probe("probe.readyz", "/readyz", "Says `ready` while app-server takes work.", api::readyz),
-        read("status", STATUS, "The daemon, its child, the newest sessions and recent events.", api::status),
-        Route {
-            query: SESSIONS_QUERY,
-            ..read("sessions.list", SESSIONS, "The sessions in order of creation.", api::list_sessions)
-        },
-        read("sessions.read", SESSION, "A session and its recent events.", api::read_session),
-        write(
-            ("sessions.create", SESSIONS, "Creates a session, or resumes a thread as one."),
+        Route::probe("probe.healthz", "/healthz", "Says `ok` while the process serves.", api::healthz),
+        Route::probe("probe.readyz", "/readyz", "Says `ready` while app-server takes work.", api::readyz),
+        Route::read(
+            "status",
+            STATUS,
+            "The daemon, its child, the newest sessions and recent events.",
+            api::status,
+        ),
+        Route::read("sessions.list", SESSIONS, "The sessions in order of creation.", api::list_sessions)
+            .query(SESSIONS_QUERY),
+        Route::read("sessions.read", SESSION, "A session and its recent events.", api::read_session),
+        Route::write(
+            "sessions.create",
+            SESSIONS,
+            "Creates a session, or resumes a thread as one.",
             SessionCreate::FIELDS,
             api::create_session,
-        ),
-        Route {
-            query: TURN_QUERY,
-            ..write(
-                (
-                    "turn.create",
-                    TURN,
-                    "Starts a turn; with Accept: text/event-stream its events follow to its end.",
-                ),
-                TurnCreate::FIELDS,
-                api::start_turn,
-            )
-        },
-        Route {
-            query: TURN_QUERY,
-            ..read("turns.read", TURN_READ, "One turn: status, text, usage, error.", api::read_turn)
-        },
-        write(
-            ("sessions.interrupt", INTERRUPT, "Ends the turn that runs, as soon as the child can hear it."),
+        )
+        .success(&[201]),
+        Route::write(
+            "turn.create",
+            TURN,
+            "Starts a turn; with Accept: text/event-stream its events follow to its end.",
+            TurnCreate::FIELDS,
+            api::start_turn,
+        )
+        .query(TURN_QUERY)
+        .success(&[200, 202]),
+        Route::read("turns.read", TURN_READ, "One turn: status, text, usage, error.", api::read_turn)
+            .query(TURN_QUERY),
+        Route::write(
+            "sessions.interrupt",
+            INTERRUPT,
+            "Ends the turn that runs, as soon as the child can hear it.",
             &[],
             api::interrupt,
+        )
+        .success(&[202]),
+        Route::write(
+            "sessions.close",
+            CLOSE,
+            "Ends a session and its turn; it stays readable.",
+            &[],
+            api::close,
         ),
-        write(("sessions.close", CLOSE, "Ends a session and its turn; it stays readable."), &[], api::close),
-        Route {
-            query: TRANSCRIPT_QUERY,
-            ..read(
-                "sessions.transcript",
-                TRANSCRIPT,
-                "The turns of a session in order, as a person reads them back.",
-                api::read_transcript,
-            )
-        },
-        read("approvals.list", APPROVALS, "What the agent waits for.", api::list_approvals),
-        write(
-            ("approvals.answer", APPROVAL, "Answers an approval or a question, once."),
+        Route::read(
+            "sessions.transcript",
+            TRANSCRIPT,
+            "The turns of a session in order, as a person reads them back.",
+            api::read_transcript,
+        )
+        .query(TRANSCRIPT_QUERY),
+        Route::read("approvals.list", APPROVALS, "What the agent waits for.", api::list_approvals),
+        Route::write(
+            "approvals.answer",
+            APPROVAL,
+            "Answers an approval or a question, once.",
             ApprovalAnswer::FIELDS,
             api::answer_approval,
         ),
-        read("models", MODELS, "The models that app-server knows.", api::models),
-        Route {
-            query: EVENTS_QUERY,
-            ..read(
-                "events",
-                event_stream_path,
-                "The events: a page of them, or all as they come by WebSocket or SSE.",
-                api::read_events,
-            )
-        },
+        Route::read("models", MODELS, "The models that app-server knows.", api::models),
+        Route::read(
+            "events",
+            event_stream_path,
+            "The events: a page of them, or all as they come by WebSocket or SSE.",
+            api::read_events,
+        )
+        .query(EVENTS_QUERY),
     ];
     Vec::leak(rows)
-}
-
-type Handler = common::http::Handler<App>;
-
-fn probe(id: &'static str, path: &'static str, summary: &'static str, handler: Handler) -> Route<App> {
-    Route { kind: Kind::Probe, surface: Surface::Diagnostics, ..read(id, path, summary, handler) }
-}
-
-fn read(id: &'static str, path: &'static str, summary: &'static str, handler: Handler) -> Route<App> {
-    Route {
-        id,
-        method: Method::Get,
-        path,
-        kind: Kind::Read,
-        surface: Surface::Business,
-        access: Access::Open,
-        describe: true,
-        summary,
-        query: &[],
-        body: None,
-        handler,
-    }
-}
-
-fn write(
-    (id, path, summary): (&'static str, &'static str, &'static str),
-    body: &'static [Field],
-    handler: Handler,
-) -> Route<App> {
-    Route { method: Method::Post, kind: Kind::Write, body: Some(body), ..read(id, path, summary, handler) }
 }
 
 #[cfg(test)]

@@ -25,6 +25,8 @@ pub(crate) struct Node {
 pub(crate) enum LeaseState {
     Leader,
     Standby,
+    /// It leads, and cannot say so: its lease could not be renewed.
+    Degraded,
 }
 
 impl LeaseState {
@@ -32,6 +34,7 @@ impl LeaseState {
         match self {
             LeaseState::Leader => "leader",
             LeaseState::Standby => "standby",
+            LeaseState::Degraded => "degraded",
         }
     }
 }
@@ -43,6 +46,25 @@ impl Node {
             Role::Primary => LeaseState::Leader,
             Role::Standby => LeaseState::Standby,
         }
+    }
+
+    /// The system state: the mode, who set it, and the lease.
+    pub(crate) fn system(&self) -> Value {
+        json!({
+            "mode": "running",
+            "holder_id": self.config.node_id,
+            "holder_host": self.config.host,
+            "lease_state": self.lease_state().name(),
+            "lease_expires_at": null,
+            "term": 1,
+            "requested_by": null,
+            "reason": null,
+            "source": null,
+            "updated_at": null,
+            "queued_tasks": 0,
+            "active_runs": 0,
+            "drained": false,
+        })
     }
 
     /// The runtime snapshot, in camelCase.

@@ -48,7 +48,7 @@ impl From<Usage> for Failure {
 }
 
 /// Runs the command that the arguments name.
-pub(crate) fn main() -> ExitCode {
+pub fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure(code, message)) => {

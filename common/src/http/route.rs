@@ -90,11 +90,87 @@ pub struct Route<S: 'static> {
     pub query: &'static [Field],
     /// Fields of the body; `None` for a route without one.
     pub body: Option<&'static [Field]>,
+    /// The statuses of its success.
+    pub success: &'static [u16],
+    /// What `data` holds in the answer.
+    pub returns: &'static [Field],
     /// What serves it.
     pub handler: Handler<S>,
 }
 
 impl<S> Route<S> {
+    /// A probe: plain text, on no surface but the diagnostics.
+    pub const fn probe(
+        id: &'static str,
+        path: &'static str,
+        summary: &'static str,
+        handler: Handler<S>,
+    ) -> Route<S> {
+        let row = Route::read(id, path, summary, handler);
+        Route { kind: Kind::Probe, surface: Surface::Diagnostics, ..row }
+    }
+
+    /// A `GET` that changes nothing.
+    pub const fn read(
+        id: &'static str,
+        path: &'static str,
+        summary: &'static str,
+        handler: Handler<S>,
+    ) -> Route<S> {
+        Route {
+            id,
+            method: Method::Get,
+            path,
+            kind: Kind::Read,
+            surface: Surface::Business,
+            access: Access::Open,
+            describe: true,
+            summary,
+            query: &[],
+            body: None,
+            success: &[200],
+            returns: &[],
+            handler,
+        }
+    }
+
+    /// A `POST` with these fields.
+    pub const fn write(
+        id: &'static str,
+        path: &'static str,
+        summary: &'static str,
+        body: &'static [Field],
+        handler: Handler<S>,
+    ) -> Route<S> {
+        let row = Route::read(id, path, summary, handler);
+        Route { method: Method::Post, kind: Kind::Write, body: Some(body), ..row }
+    }
+
+    /// The same on another surface.
+    pub const fn on(self, surface: Surface) -> Route<S> {
+        Route { surface, ..self }
+    }
+
+    /// The same with values in its query string.
+    pub const fn query(self, query: &'static [Field]) -> Route<S> {
+        Route { query, ..self }
+    }
+
+    /// The same, asking for the token always.
+    pub const fn token(self) -> Route<S> {
+        Route { access: Access::Token, ..self }
+    }
+
+    /// The same with other statuses of success than 200.
+    pub const fn success(self, success: &'static [u16]) -> Route<S> {
+        Route { success, ..self }
+    }
+
+    /// The same, telling what `data` holds.
+    pub const fn returns(self, returns: &'static [Field]) -> Route<S> {
+        Route { returns, ..self }
+    }
+
     /// The names of the path's parameters, in order.
     pub fn params(&self) -> impl Iterator<Item = &'static str> {
         self.path.split('/').filter_map(|segment| segment.strip_prefix(':'))
@@ -235,19 +311,8 @@ mod tests {
     use super::*;
     use crate::fields;
 
-    const GET: Route<()> = Route {
-        id: "a",
-        method: Method::Get,
-        path: "/a",
-        kind: Kind::Read,
-        surface: Surface::Business,
-        access: Access::Open,
-        describe: true,
-        summary: "Reads.",
-        query: &[],
-        body: None,
-        handler: |_, _| Err(Error::new(INVALID_REQUEST, "never called")),
-    };
+    const GET: Route<()> =
+        Route::read("a", "/a", "Reads.", |_, _| Err(Error::new(INVALID_REQUEST, "never called")));
     const POST: Route<()> =
         Route { id: "b", method: Method::Post, path: "/b", kind: Kind::Write, body: Some(&[]), ..GET };
 

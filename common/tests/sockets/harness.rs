@@ -7,9 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use common::error::UNAUTHORIZED;
-use common::http::{
-    Access, Answer, Gate, Kind, Limits, Method, Request, Route, Running, Server, Style, Surface, Writer,
-};
+use common::http::{Access, Answer, Gate, Kind, Limits, Request, Route, Running, Server, Style, Writer};
 use common::{Error, fields};
 use serde_json::json;
 
@@ -257,22 +255,8 @@ fn authorize(_: &State, route: &Route<State>, request: &Request) -> Result<(), E
     Ok(())
 }
 
-const ROUTE: Route<State> = Route {
-    id: "",
-    method: Method::Get,
-    path: "/",
-    kind: Kind::Read,
-    surface: Surface::Business,
-    access: Access::Open,
-    describe: true,
-    summary: "For a test.",
-    query: &[],
-    body: None,
-    handler: |_, _| Ok(text("ok\n")),
-};
-
-const POST: Route<State> =
-    Route { method: Method::Post, kind: Kind::Write, body: Some(&[]), handler: body, ..ROUTE };
+const ROUTE: Route<State> = Route::read("", "/", "For a test.", |_, _| Ok(text("ok\n")));
+const POST: Route<State> = Route::write("", "/", "For a test.", &[], body);
 
 pub static ROUTES: &[Route<State>] = &[
     Route { id: "probe", path: "/probe", kind: Kind::Probe, ..ROUTE },
