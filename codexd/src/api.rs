@@ -4,9 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::codexd_api::{
-    ApprovalAnswer, MAX_KEY_BYTES, MAX_PAGE, SessionCreate, TRANSCRIPT_PAGE, TurnCreate,
-};
+use common::codexd_api::{ApprovalAnswer, MAX_PAGE, SessionCreate, TRANSCRIPT_PAGE, TurnCreate};
 use common::http::{Answer, Request};
 use common::log::{Feed, Seq};
 use common::wire::{Field, Object, invalid};
@@ -15,7 +13,6 @@ use serde_json::{Value, json};
 
 use crate::ceilings::Ceilings;
 use crate::core::{self, CALL_DEADLINE, Call, Create, Given, Page, Reply, Snapshot, StartTurn, Work};
-use crate::cut::sha1;
 use crate::disk::Disk;
 use crate::events::{self, Readers};
 use crate::shell::Desk;
@@ -176,7 +173,7 @@ pub fn create_session(app: &App, request: &Request) -> Result<Answer, Error> {
         metadata: body.metadata.map_or(Value::Null, Value::Object),
         thread_id: body.thread_id,
         params,
-        key: key(request, "sessions", SessionCreate::FIELDS, &map)?,
+        key: Key::of(request, "sessions", SessionCreate::FIELDS, &map)?,
     };
     show_session(app, 201, Call::Work(Work::Create(Box::new(create))))
 }
@@ -194,7 +191,7 @@ pub fn start_turn(app: &App, request: &Request) -> Result<Answer, Error> {
         expected_turn_id: body.expected_turn_id,
         params,
         timeout_ms: body.timeout_ms.map(i64::unsigned_abs),
-        key: key(request, "turn", TurnCreate::FIELDS, &map)?,
+        key: Key::of(request, "turn", TurnCreate::FIELDS, &map)?,
     };
     let wait = wait(request);
     // A turn that nobody could be shown must not begin.
@@ -354,21 +351,6 @@ fn turn_view(app: &App, session: &Session, turn_id: &str) -> Value {
         "usage": kept["usage"],
         "error": last.and_then(|last| last.error.clone()),
     })
-}
-
-/// The caller's name for the request, and what it asks for under it; both hashed, for neither is anybody's business.
-fn key(request: &Request, route: &str, fields: &[Field], map: &Object) -> Result<Option<Key>, Error> {
-    let Some(key) = request.header("idempotency-key") else { return Ok(None) };
-    if key.is_empty() || key.len() > MAX_KEY_BYTES || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-        let message =
-            format!("Header `Idempotency-Key` must be 1 to {MAX_KEY_BYTES} visible ASCII characters.");
-        return Err(invalid("Idempotency-Key", message));
-    }
-    // In the order of their names, so that who forwards a body does not change what it asks for.
-    let asked: Object =
-        fields.iter().filter_map(|f| Some((f.name.to_owned(), map.get(f.name)?.clone()))).collect();
-    let body = serde_json::to_vec(&asked).unwrap_or_default();
-    Ok(Some(Key { hash: sha1(format!("{route} {key}").as_bytes()), body: sha1(&body) }))
 }
 
 /// What is asked for must be within the node's ceilings. The child takes any `cwd`, and only its commands fail; so it is

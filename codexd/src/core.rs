@@ -31,6 +31,7 @@ use crate::sessions::MAX_SESSIONS;
 use crate::state::{Approval, Session, State};
 use crate::supervise::Child;
 
+pub use common::desk::CallId;
 pub use inputs::{Birth, Effect, FromChild, Input, Rules};
 
 mod calls;
@@ -43,8 +44,6 @@ pub const PARKED_DEADLINE: Duration = Duration::from_secs(12);
 /// How long a call takes at the most, whatever it needs of the child: below the 30 s that conductor waits.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(28);
 
-/// Names a call until it is answered.
-pub type CallId = u64;
 /// Counts the children: what a replaced one still sends is stale.
 pub type Epoch = u64;
 

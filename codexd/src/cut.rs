@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
+use common::keys::sha1;
 use serde::Serialize;
 use serde_json::{Map, Value};
-use sha1::{Digest, Sha1};
 
 use crate::app_server::protocol::MAX_DETAIL_BYTES;
 
@@ -26,11 +26,6 @@ impl Whole {
         let text = serde_json::to_vec(value).unwrap_or_default(); // strings and maps of strings: nothing in them can fail
         Whole { sha1: sha1(&text), text }
     }
-}
-
-/// The SHA-1 of a text, in 40 hex digits.
-pub fn sha1(text: &[u8]) -> String {
-    Sha1::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Input items as an event holds them. What is too large becomes an object with the `items` cut, saying so, and with the

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use common::http::{Gate, Limits, Server, Style, admit_all};
 use common::log::{Log, Opened};
 use common::time::{Clock, Timestamp};
-use common::{child, document, engine, signal, sys, trace};
+use common::{checkpoint, child, document, engine, signal, sys, trace};
 
 use crate::api::{App, Asked, Service};
 use crate::app_server::AppServer;
@@ -56,7 +56,7 @@ pub fn run(config: &Config) -> Result<(), String> {
     documents::identity(&paths.state("identity.json"), &mut place, version).map_err(said("identity.json"))?;
 
     let mut state = documents::read_checkpoint(&paths, true).map_err(said("checkpoint.json"))?;
-    let (after, covered) = (state.seq(), documents::covered(&paths));
+    let (after, covered) = (state.seq(), checkpoint::covered(&paths.state));
     let mut transcripts = Keeper::open(&paths.state, config.transcripts_total_bytes)
         .map_err(said("the transcripts cannot be opened"))?;
     let mut repair = transcripts.repair();

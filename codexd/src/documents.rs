@@ -3,7 +3,6 @@
 //! One thread writes both, from snapshots; the loop never waits for it. The documents are views: recovery reads the
 //! checkpoint and the log alone.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,10 +11,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use common::document::{self, Durability};
-use common::log::{self, Feed, Seq};
-use common::trace;
+use common::log::{self, Feed};
+use common::{checkpoint, trace};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use serde::{Deserialize, Serialize};
 
 use crate::core::{Input, Snapshot};
 use crate::event;
@@ -27,10 +25,6 @@ use crate::views::{self, Place};
 pub const VIEWS_EVERY: Duration = Duration::from_millis(100);
 /// After documents took so long, they rest this many times as long, so that many sessions cost a twentieth at most.
 pub const VIEWS_PAUSE: u32 = 19;
-const NEWEST: &str = "checkpoint.json";
-const OLDER: &str = "checkpoint.1.json";
-/// The form of a checkpoint; another is not read.
-const CHECKPOINT_VERSION: u32 = 1;
 
 /// Where everything of codexd lies.
 #[derive(Clone, Debug)]
@@ -53,47 +47,12 @@ impl Paths {
     }
 }
 
-#[derive(Serialize)]
-struct Checkpoint<'a> {
-    version: u32,
-    seq: Seq,
-    state: &'a State,
-}
-
-#[derive(Deserialize)]
-struct SavedCheckpoint {
-    version: u32,
-    state: State,
-}
-
-#[derive(Deserialize)]
-struct SavedSeq {
-    version: u32,
-    seq: Seq,
-}
-
-/// The number up to which the older checkpoint on disk holds everything; 0 without one. The log may forget that much.
-pub fn covered(paths: &Paths) -> Seq {
-    let older = fs::read(paths.state(OLDER)).ok().and_then(|text| serde_json::from_slice(&text).ok());
-    older.filter(|saved: &SavedSeq| saved.version == CHECKPOINT_VERSION).map_or(0, |saved| saved.seq)
-}
-
 /// The newest checkpoint that can be read, else an empty state. With `repair`, one that is damaged is set aside.
 ///
 /// # Errors
 /// Any error of the file system.
 pub fn read_checkpoint(paths: &Paths, repair: bool) -> io::Result<State> {
-    for name in [NEWEST, OLDER] {
-        let path = paths.state(name);
-        let saved: Option<SavedCheckpoint> = match repair {
-            true => document::read(&path)?,
-            false => fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok()),
-        };
-        if let Some(saved) = saved.filter(|saved| saved.version == CHECKPOINT_VERSION) {
-            return Ok(saved.state.index());
-        }
-    }
-    Ok(State::default())
+    Ok(checkpoint::read(&paths.state, repair)?.map(State::index).unwrap_or_default())
 }
 
 /// What the directories hold, as a daemon would take it up; nothing is written.
@@ -223,11 +182,13 @@ impl Writer {
                 written
             }
             // What a checkpoint covers is never taken from the log again, so it must stand in the transcripts first.
-            Job::Checkpoint(state) => {
-                self.transcripts.sync().and_then(|()| write_checkpoint(&self.paths, state)).map(|()| {
+            Job::Checkpoint(state) => self
+                .transcripts
+                .sync()
+                .and_then(|()| checkpoint::write(&self.paths.state, state.seq(), &**state))
+                .map(|()| {
                     let _ = self.inbox.send(Input::Checkpointed(state.seq()));
-                })
-            }
+                }),
         };
         tell(written);
     }
@@ -246,16 +207,6 @@ fn write_views(paths: &Paths, place: &Place, snapshot: &Snapshot, feed: &Feed) -
     write("daemon-state.json", &views::daemon(snapshot, place))?;
     write("session-registry.json", &views::registry(snapshot, place, views::MAX_REGISTRY_BYTES))?;
     write("recent-events.json", &views::recent(snapshot, feed)?)
-}
-
-/// Two are kept: the newer replaces the older one only when it is whole on disk.
-fn write_checkpoint(paths: &Paths, state: &State) -> io::Result<()> {
-    let (newest, older) = (paths.state(NEWEST), paths.state(OLDER));
-    if newest.exists() {
-        fs::rename(&newest, &older)?;
-    }
-    let checkpoint = Checkpoint { version: CHECKPOINT_VERSION, seq: state.seq(), state };
-    document::write(&newest, &checkpoint, Durability::Power)
 }
 
 /// Reads or draws the daemon's own name, which stays with its state directory.
@@ -277,6 +228,8 @@ pub fn identity(path: &Path, place: &mut Place, version: &str) -> io::Result<()>
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::transcript::Keeper;
 
@@ -303,7 +256,7 @@ mod tests {
             let documents = Documents::start(paths.clone(), place.clone(), feed, shared, inbox).unwrap();
             let state = State::default();
             documents.finish(Snapshot::new(&state, 1), state, Duration::from_secs(20));
-            assert_eq!((paths.state(NEWEST).exists(), told.len() == 1), (expected, expected));
+            assert_eq!((paths.state("checkpoint.json").exists(), told.len() == 1), (expected, expected));
             if !expected {
                 fs::remove_file(&here).unwrap();
                 fs::rename(&aside, &here).unwrap();

@@ -1,20 +1,18 @@
 //! Performs what the core decides: replies, the child, checkpoints and documents. Runs on the main thread.
 
-use std::collections::HashMap;
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use common::Error;
 use common::child::{self, Signal};
+use common::desk::CALLS;
 use common::engine::Shell;
 use common::error;
-use common::http::LOOK_EVERY;
 use common::log::{Log, Seq};
 use common::time::Now;
 use common::trace;
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::{Sender, bounded};
 
 use crate::app_server::{AppServer, Link};
 use crate::core::{Birth, CALL_DEADLINE, Call, CallId, Core, Effect, Input, Reply, SessionSeen, Snapshot};
@@ -22,40 +20,27 @@ use crate::documents::{self, Documents, Paths, VIEWS_EVERY, VIEWS_PAUSE};
 use crate::state::{ChildStatus, State};
 use crate::transcript::Keeper;
 
-/// Calls that wait for the loop: as many as there can be connections, so a full one means that the loop stands still.
-pub const CALLS: usize = 1024;
 /// Lines of the child that wait for the loop. Each is at most 256 KiB of detail, so this bounds bytes, too.
 pub const CHILD_LINES: usize = 64;
-/// How long a caller waits for the loop after the core's own deadline: it means that the loop stands still.
-const GRACE: Duration = Duration::from_secs(1);
-
-/// How long a caller waits for room in the queue; it is empty but for a moment, or the loop stands still.
-const QUEUE_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the last documents and the last checkpoint may take at stop.
 const FINISH_PATIENCE: Duration = Duration::from_secs(2);
 /// How long the group of a child that had to be killed may take to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(2);
 
-type Outcome = Result<Reply, Error>;
-
 /// Where callers find the loop, and the loop its callers.
-pub struct Desk {
-    calls: Sender<Input>,
-    waiting: Mutex<HashMap<CallId, Sender<Outcome>>>,
-    next: AtomicU64,
-}
+pub struct Desk(common::desk::Desk<Input, Reply>);
 
 impl Desk {
     /// A desk whose calls go into `calls`.
     pub fn new(calls: Sender<Input>) -> Desk {
-        Desk { calls, waiting: Mutex::default(), next: AtomicU64::new(1) }
+        Desk(common::desk::Desk::new("codexd", calls))
     }
 
     /// Asks the loop and waits for its answer.
     ///
     /// # Errors
     /// The loop's own; `overloaded` if it takes no calls, `internal_error` if it gives no answer.
-    pub fn ask(&self, call: Call) -> Outcome {
+    pub fn ask(&self, call: Call) -> Result<Reply, Error> {
         self.ask_for(call, CALL_DEADLINE, &|| false)
     }
 
@@ -63,46 +48,12 @@ impl Desk {
     ///
     /// # Errors
     /// As `ask`.
-    pub fn ask_for(&self, call: Call, patience: Duration, gone: &dyn Fn() -> bool) -> Outcome {
-        let (slot, answer) = bounded(1);
-        let id = self.next.fetch_add(1, Ordering::Relaxed);
-        self.waiting().insert(id, slot);
-        let sent = self.calls.send_timeout(Input::Call { id, call }, QUEUE_PATIENCE);
-        let outcome = match sent {
-            Ok(()) => self.answer(id, &answer, Instant::now() + patience + GRACE, gone),
-            Err(_) => Err(Error::new(error::OVERLOADED, "codexd is busy.").header("Retry-After", "1")),
-        };
-        self.waiting().remove(&id);
-        outcome
+    pub fn ask_for(&self, call: Call, patience: Duration, gone: &dyn Fn() -> bool) -> Result<Reply, Error> {
+        self.0.ask_while(patience, |id| Input::Call { id, call }, gone, |id| Some(Input::Gone { id }))
     }
 
-    fn answer(
-        &self,
-        id: CallId,
-        answer: &Receiver<Outcome>,
-        until: Instant,
-        gone: &dyn Fn() -> bool,
-    ) -> Outcome {
-        while Instant::now() < until {
-            if let Ok(outcome) = answer.recv_deadline(until.min(Instant::now() + LOOK_EVERY)) {
-                return outcome;
-            }
-            if gone() {
-                let _ = self.calls.try_send(Input::Gone { id }); // else it is let go of at its deadline
-                return Err(Error::new(error::REQUEST_TIMEOUT, "Nobody waits for the answer any more."));
-            }
-        }
-        Err(Error::new(error::INTERNAL_ERROR, "codexd gave no answer in time."))
-    }
-
-    fn reply(&self, id: CallId, outcome: Outcome) {
-        if let Some(slot) = self.waiting().remove(&id) {
-            let _ = slot.try_send(outcome); // it has room for the one answer; nobody may listen any more
-        }
-    }
-
-    fn waiting(&self) -> std::sync::MutexGuard<'_, HashMap<CallId, Sender<Outcome>>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn reply(&self, id: CallId, outcome: Result<Reply, Error>) {
+        self.0.reply(id, outcome);
     }
 }
 
@@ -364,7 +315,6 @@ pub struct Queues {
 
 /// Makes the queues.
 pub fn queues() -> Queues {
-    let ((calls, from_calls), (child, from_child)): ((_, Receiver<Input>), _) =
-        (bounded(CALLS), bounded(CHILD_LINES));
+    let ((calls, from_calls), (child, from_child)) = (bounded(CALLS), bounded(CHILD_LINES));
     Queues { calls, child, inbox: common::engine::Inbox { calls: from_calls, child: from_child } }
 }

@@ -11,7 +11,8 @@ use common::time::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use approval::{Approval, Approvals};
-pub use keys::{Key, Keys, MAX_KEYS, Outcome};
+pub use common::keys::Key;
+pub use keys::{Keys, Outcome};
 pub use session::{LastTurn, OpenItem, Session, Settings, Stage, Turn, TurnStatus};
 
 use crate::event::{Event, Notice, Record, SessionCreated};

@@ -14,7 +14,7 @@ use crate::core::{Caller, Core, Effect, Epoch, Reply, StartTurn, Waiting, Work};
 use crate::cut;
 use crate::event::{Event, TurnRequested};
 use crate::requests::Ask;
-use crate::state::{MAX_KEYS, OpenItem, Outcome, Session, Stage, Turn};
+use crate::state::{OpenItem, Outcome, Session, Stage, Turn};
 
 /// What is to be done about a turn that somebody wants.
 enum Admit {
@@ -52,21 +52,18 @@ impl Core {
             self.park(now, caller, work); // it may have been taken, and must not be twice
             return None;
         }
-        let Some(known) = self.state.keys().get(&key.hash, now.wall).cloned() else {
-            if self.state.keys().have_room(now.wall) {
+        let known = match self.state.keys().admit(&key, now.wall) {
+            Ok(Some(known)) => known.outcome.clone(),
+            Ok(None) => {
                 self.live.keyed.insert(caller.id, key.hash);
                 return Some(work);
             }
-            let message = format!("{MAX_KEYS} idempotency keys are remembered, which is all that may be.");
-            let error = Error::new(error::TOO_MANY_REQUESTS, message).header("Retry-After", "600");
-            self.reply(caller.id, Err(error), out);
-            return None;
-        };
-        let outcome = match known.outcome {
-            _ if known.body != key.body => {
-                let message = "The Idempotency-Key was used with another body.";
-                Err(Error::new(error::CONFLICT, message).details(json!({ "header": "Idempotency-Key" })))
+            Err(error) => {
+                self.reply(caller.id, Err(error), out);
+                return None;
             }
+        };
+        let outcome = match known {
             Outcome::Asked => {
                 self.park(now, caller, work); // until the child has told what became of it
                 return None;

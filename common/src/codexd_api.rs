@@ -40,9 +40,6 @@ pub const TRANSCRIPT_PAGE: i64 = 100;
 pub const EVENTS_PAGE: i64 = 100;
 /// The longest deadline of a turn, in milliseconds: a week.
 pub const MAX_TURN_MS: i64 = 604_800_000;
-/// The longest `Idempotency-Key`: twice what a UUID with a prefix needs.
-pub const MAX_KEY_BYTES: usize = 128;
-
 /// The longest type of an event that is looked for; the child's own have 60 bytes at most.
 pub const MAX_TYPE_BYTES: usize = 256;
 

@@ -8,6 +8,8 @@ pub mod document;
 pub mod log;
 pub mod rolling;
 
+pub mod checkpoint;
+pub mod desk;
 pub mod engine;
 
 pub mod child;
@@ -18,6 +20,8 @@ pub mod wire;
 
 pub mod http;
 pub mod websocket;
+
+pub mod keys;
 
 pub mod codexd_api;
 pub mod config;
