@@ -1,12 +1,11 @@
 //! A codexd from its lock to its last document.
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use common::http::{Gate, Limits, Server, Style, admit_all};
 use common::log::{Log, Opened};
@@ -188,20 +187,10 @@ fn lock(paths: &Paths) -> Result<Vec<File>, String> {
 }
 
 fn lock_folder(folder: &Path) -> Result<File, String> {
-    let file =
-        File::open(folder).map_err(|error| format!("{} cannot be opened: {error}", folder.display()))?;
-    // A child that was being started when the last codexd was killed has the lock until it has become its program.
-    let until = Instant::now() + LOCK_PATIENCE;
-    let mut locked = file.try_lock();
-    while matches!(locked, Err(TryLockError::WouldBlock)) && Instant::now() < until {
-        thread::sleep(Duration::from_millis(5));
-        locked = file.try_lock();
-    }
-    match locked {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(format!("another codexd runs on {}", folder.display())),
-        Err(TryLockError::Error(error)) => Err(format!("{} cannot be locked: {error}", folder.display())),
-    }
+    document::lock_folder(folder, LOCK_PATIENCE).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => format!("another codexd runs on {}", folder.display()),
+        _ => format!("{} cannot be locked: {error}", folder.display()),
+    })
 }
 
 fn bind(config: &Config) -> Result<TcpListener, String> {

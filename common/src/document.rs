@@ -2,10 +2,12 @@
 //!
 //! Owns the temporary file beside it and what becomes of a damaged one. Knows nothing of what documents mean.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -104,6 +106,24 @@ pub fn make_folder(path: &Path) -> io::Result<()> {
 /// Makes the names in a folder survive a loss of power.
 pub fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
+}
+
+/// Locks a folder, where nobody can remove the lock, for as long as the file lives; whoever has it may take `patience` to
+/// be gone: a fork of a process that has ended holds it until it has become another program.
+///
+/// # Errors
+/// `WouldBlock` if somebody else has it, or what the system says.
+pub fn lock_folder(path: &Path, patience: Duration) -> io::Result<File> {
+    let (file, until) = (File::open(path)?, Instant::now() + patience);
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if Instant::now() < until => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
 }
 
 fn beside(path: &Path, suffix: &str) -> PathBuf {

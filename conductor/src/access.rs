@@ -29,21 +29,37 @@ pub(crate) fn gate(config: &Config) -> Gate {
 /// # Errors
 /// `unauthorized` where the token is asked for and missing, wrong, not configured, or a placeholder outside loopback.
 pub(crate) fn authorize(node: &Node, route: &Route<Node>, request: &Request) -> Result<(), Error> {
-    let outside = comes_from_outside(node, request.header("host").unwrap_or_default());
     let asked = match (route.kind, route.access, node.config.auth) {
         (Kind::Probe, ..) => false,
-        (_, Access::Token, _) | (_, _, Auth::All) | (Kind::Write, _, Auth::Writes) => true,
-        (Kind::Write, _, Auth::HostOps) => outside,
+        (_, Access::Token, _) | (_, _, Auth::All) => true,
+        (Kind::Write, ..) => return may_write(node, request),
         (Kind::Read, ..) => false,
     };
+    if asked { token(node, request) } else { Ok(()) }
+}
+
+/// Lets a write pass that does not always ask for the token.
+///
+/// # Errors
+/// As `authorize`.
+pub(crate) fn may_write(node: &Node, request: &Request) -> Result<(), Error> {
+    match node.config.auth {
+        Auth::HostOps if !comes_from_outside(node, request) => Ok(()),
+        _ => token(node, request),
+    }
+}
+
+fn token(node: &Node, request: &Request) -> Result<(), Error> {
     let given = request.header("authorization").and_then(|value| value.split_once(' '));
     let given =
         given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token.trim());
     let right = match (&node.config.token, given) {
-        (Some(token), Some(given)) => token.is(given) && !(outside && token.is_placeholder()),
+        (Some(token), Some(given)) => {
+            token.is(given) && !(token.is_placeholder() && comes_from_outside(node, request))
+        }
         _ => false,
     };
-    if right || !asked {
+    if right {
         return Ok(());
     }
     let message =
@@ -52,8 +68,8 @@ pub(crate) fn authorize(node: &Node, route: &Route<Node>, request: &Request) -> 
         .header("WWW-Authenticate", "Bearer realm=\"baa-conductor-host-ops\""))
 }
 
-fn comes_from_outside(node: &Node, host: &str) -> bool {
-    let host = without_port(host);
+fn comes_from_outside(node: &Node, request: &Request) -> bool {
+    let host = without_port(request.header("host").unwrap_or_default());
     node.local_api.loopback().is_err()
         || public_host(&node.config).is_some_and(|public| public.eq_ignore_ascii_case(host))
 }

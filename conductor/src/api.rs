@@ -2,14 +2,23 @@
 //!
 //! Everything here is answered from memory; no call goes upstream.
 
-use common::Error;
+use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError, Weak};
+
 use common::config::LocalUrl;
+use common::desk::CallId;
 use common::http::{Answer, Request};
 use common::time::Timestamp;
+use common::{Error, trace};
 use serde_json::{Value, json};
 
-use crate::config::{Config, Role, firefox_ws_url, millis};
-use crate::upstream::Codexd;
+use crate::config::{Config, firefox_ws_url, millis};
+use crate::core::Reply;
+use crate::firefox::Bridge;
+use crate::lease::{Lease, LeaseState};
+use crate::shell::{self, Desk};
+use crate::state::State;
+use crate::system::Board;
+use crate::upstream::{Codexd, Deadlines};
 
 /// What every handler shares.
 pub(crate) struct Node {
@@ -18,53 +27,90 @@ pub(crate) struct Node {
     pub(crate) local_api: LocalUrl,
     pub(crate) codexd: Codexd,
     pub(crate) started_at: Timestamp,
-}
-
-/// Whether this node leads.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum LeaseState {
-    Leader,
-    Standby,
-    /// It leads, and cannot say so: its lease could not be renewed.
-    Degraded,
-}
-
-impl LeaseState {
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            LeaseState::Leader => "leader",
-            LeaseState::Standby => "standby",
-            LeaseState::Degraded => "degraded",
-        }
-    }
+    /// Who leads.
+    pub(crate) lease: Lease,
+    /// The system state, as far as it may be seen.
+    pub(crate) board: Board,
+    /// The way to the core, once this node leads.
+    pub(crate) desk: OnceLock<Desk>,
+    pub(crate) bridge: Arc<Bridge>,
+    /// What a node that stands by has read of the leader's log.
+    followed: Mutex<State>,
+    announced: Once,
+    /// For those who serve a client when its request is gone.
+    pub(crate) me: Weak<Node>,
 }
 
 impl Node {
-    /// The one place that says who leads: the role, as long as each node stands alone.
+    pub(crate) fn new(config: Config, local_api: LocalUrl, deadlines: Deadlines) -> Arc<Node> {
+        Arc::new_cyclic(|me| Node {
+            lease: Lease::new(&config),
+            codexd: Codexd::new(config.codexd.clone(), deadlines),
+            config,
+            local_api,
+            started_at: Timestamp::now(),
+            board: Board::default(),
+            desk: OnceLock::new(),
+            bridge: Arc::default(),
+            followed: Mutex::default(),
+            announced: Once::new(),
+            me: me.clone(),
+        })
+    }
+
+    /// The one place that says who leads.
     pub(crate) fn lease_state(&self) -> LeaseState {
-        match self.config.role {
-            Role::Primary => LeaseState::Leader,
-            Role::Standby => LeaseState::Standby,
+        self.lease.state()
+    }
+
+    /// Says once where this node listens: when it is known how it stands.
+    pub(crate) fn announce(&self) {
+        self.announced.call_once(|| trace::info(None, format_args!("listening url={}", self.local_api)));
+    }
+
+    /// Renews the lease; whoever watches hears when that changes how this node stands.
+    pub(crate) fn renew(&self) {
+        let before = self.lease.state();
+        if let Some(error) = self.lease.renew() {
+            trace::error(None, format_args!("the lease cannot be renewed, this node is degraded: {error}"));
+        }
+        if self.lease.state() != before {
+            self.board.stir();
         }
     }
 
-    /// The system state: the mode, who set it, and the lease.
-    pub(crate) fn system(&self) -> Value {
-        json!({
-            "mode": "running",
-            "holder_id": self.config.node_id,
-            "holder_host": self.config.host,
-            "lease_state": self.lease_state().name(),
-            "lease_expires_at": null,
-            "term": 1,
-            "requested_by": null,
-            "reason": null,
-            "source": null,
-            "updated_at": null,
-            "queued_tasks": 0,
-            "active_runs": 0,
-            "drained": false,
-        })
+    /// A node that stands by reads what the leader wrote. What cannot be read now is read later.
+    pub(crate) fn follow(&self) {
+        if self.desk.get().is_some() {
+            return;
+        }
+        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        let read = match followed.seq() {
+            0 => shell::replay(&self.config),
+            _ => shell::replay_on(&self.config, followed.clone()),
+        };
+        match read {
+            Ok(state) if self.desk.get().is_none() => {
+                self.board.post(state.system().clone());
+                *followed = state;
+            }
+            Ok(_) => {}
+            Err(error) => trace::debug(None, format_args!("the leader's log cannot be read: {error}")),
+        }
+    }
+
+    /// Answers a call of the core.
+    pub(crate) fn reply(&self, id: CallId, outcome: Result<Reply, Error>) {
+        if let Some(desk) = self.desk.get() {
+            desk.reply(id, outcome);
+        }
+    }
+
+    /// Ends what has no end of its own that a stop could wait for.
+    pub(crate) fn end_streams(&self) {
+        self.codexd.end_streams();
+        self.bridge.close();
+        self.board.stir();
     }
 
     /// The runtime snapshot, in camelCase.
@@ -78,7 +124,7 @@ impl Node {
                 "host": config.host,
                 "role": config.role.name(),
                 "leaseState": lease_state.name(),
-                "schedulerEnabled": false, // there is none yet
+                "schedulerEnabled": lease_state == LeaseState::Leader, // it may start runs; those it has are counted in the system state
                 "priority": config.priority,
                 "preferred": config.preferred,
                 "heartbeatIntervalMs": millis(config.heartbeat_interval),
@@ -112,17 +158,18 @@ impl Node {
 
 /// `GET /healthz`.
 pub(crate) fn healthz(_: &Node, _: &Request) -> Result<Answer, Error> {
-    Ok(line("ok"))
+    Ok(line(200, "ok"))
 }
 
 /// `GET /readyz`.
-pub(crate) fn readyz(_: &Node, _: &Request) -> Result<Answer, Error> {
-    Ok(line("ready"))
+pub(crate) fn readyz(node: &Node, _: &Request) -> Result<Answer, Error> {
+    let ready = node.lease.has_started() && node.lease_state() != LeaseState::Degraded;
+    Ok(if ready { line(200, "ready") } else { line(503, "not_ready") })
 }
 
 /// `GET /rolez`.
 pub(crate) fn rolez(node: &Node, _: &Request) -> Result<Answer, Error> {
-    Ok(line(node.lease_state().name()))
+    Ok(line(200, if node.lease_state() == LeaseState::Leader { "leader" } else { "standby" }))
 }
 
 /// `GET /v1/runtime`.
@@ -148,6 +195,6 @@ pub(crate) fn version(_: &Node, _: &Request) -> Result<Answer, Error> {
     Ok(Answer::Json { status: 200, data })
 }
 
-fn line(word: &str) -> Answer {
-    Answer::Text { status: 200, content_type: "text/plain; charset=utf-8", body: format!("{word}\n") }
+fn line(status: u16, word: &str) -> Answer {
+    Answer::Text { status, content_type: "text/plain; charset=utf-8", body: format!("{word}\n") }
 }

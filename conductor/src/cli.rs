@@ -6,23 +6,17 @@ use std::fmt::Display;
 use std::io::Write;
 use std::net::TcpListener;
 use std::process::ExitCode;
-use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use common::config::{self, EXIT_FAILED, EXIT_UNAVAILABLE, EXIT_USAGE, LocalUrl, Usage, Values};
-use common::http::{Limits, Server, Style};
-use common::time::Timestamp;
 use common::{signal, sys, trace};
 use serde_json::Value;
 
-use crate::access;
-use crate::api::Node;
 use crate::config::{Config, FLAGS};
-use crate::routes::ROUTES;
-use crate::upstream::{self, Codexd, Deadlines};
+use crate::core::Input;
+use crate::daemon::Daemon;
+use crate::upstream::{self, Deadlines};
 
-/// How long calls in flight may go on after a signal: below launchd's patience, above any call that does not wait.
-const STOP_GRACE: Duration = Duration::from_secs(5);
 /// How long `status` waits for a daemon on this machine.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -87,7 +81,7 @@ fn run() -> Result<(), Failure> {
 }
 
 fn start(config: Config) -> Result<(), Failure> {
-    signal::end_with_any_thread(&["http", "tunnel", "watch"]);
+    signal::end_with_any_thread(&["http", "tunnel", "watch", "firefox"]);
     sys::share_heap();
     let failed = |what: &str, error: &dyn Display| Failure(EXIT_FAILED, format!("{what}: {error}"));
     let wanted = local_api(&config)?;
@@ -97,35 +91,15 @@ fn start(config: Config) -> Result<(), Failure> {
     let address = wanted.address().ok_or_else(|| failed("cannot listen", &wanted))?;
     let cannot_listen = |error| failed(&format!("cannot listen at {wanted}"), &error);
     let listener = TcpListener::bind((address, wanted.port)).map_err(cannot_listen)?;
-    let port = listener.local_addr().map_err(cannot_listen)?.port();
-    let (stopped, stop) = mpsc::channel();
+    let daemon = Daemon::start(config, listener, Deadlines::default())
+        .map_err(|message| Failure(EXIT_FAILED, message))?;
+    let calls = daemon.calls.clone();
     signal::on_stop(move |name| {
-        let _ = stopped.send(name);
+        trace::info(None, format_args!("stopping reason={name}"));
+        let _ = calls.send(Input::Stop(name));
     })
     .map_err(|error| failed("cannot wait for signals", &error))?;
-    let server = server(config, LocalUrl { port, ..wanted.clone() }, Deadlines::default());
-    let node = server.state.clone();
-    let running = server.start(listener).map_err(|error| failed("cannot serve", &error))?;
-    trace::info(None, format_args!("listening url={}", node.local_api));
-    let name = stop.recv().unwrap_or("no signal thread");
-    trace::info(None, format_args!("stopping reason={name}"));
-    node.codexd.end_streams();
-    running.stop(STOP_GRACE);
-    Ok(())
-}
-
-/// The node with all it serves.
-pub(crate) fn server(config: Config, local_api: LocalUrl, deadlines: Deadlines) -> Server<Node> {
-    let codexd = Codexd::new(config.codexd.clone(), deadlines);
-    Server {
-        routes: ROUTES,
-        gate: access::gate(&config),
-        state: Arc::new(Node { config, local_api, codexd, started_at: Timestamp::now() }),
-        style: Style::Snake,
-        unknown_route: |method, path| format!("Unknown conductor route {method} {path}."),
-        authorize: access::authorize,
-        limits: Limits::default(),
-    }
+    daemon.run().map_err(|message| Failure(EXIT_FAILED, message))
 }
 
 fn status(local_api: &LocalUrl, json: bool) -> Result<(), Failure> {

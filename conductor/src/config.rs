@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use common::config::{self, Flag, LocalUrl, Usage, Values};
+use common::log;
 use serde_json::{Value, json};
 
 /// Every setting, in the order of the help.
@@ -58,6 +59,20 @@ pub(crate) const FLAGS: &[Flag] = &[
     Flag::new("--state-dir", "BAA_STATE_DIR", "DIR", "state, in conductor/ below it").default("state"),
     Flag::new("--logs-dir", "BAA_LOGS_DIR", "DIR", "logs, in conductor/ below it").default("logs"),
     Flag::new("--runs-dir", "BAA_RUNS_DIR", "DIR", "folders of tasks that name none").default("runs"),
+    Flag::new(
+        "--log-segment-bytes",
+        "BAA_CONDUCTOR_LOG_SEGMENT_BYTES",
+        "N",
+        "size at which a log file is closed",
+    )
+    .default("16777216"),
+    Flag::new(
+        "--log-total-bytes",
+        "BAA_CONDUCTOR_LOG_TOTAL_BYTES",
+        "N",
+        "bound of the log: its oldest files go",
+    )
+    .default("268435456"),
     Flag::variable("BAA_LOG", "LEVEL", "error, warn, info or debug").default("info"),
     Flag::switch("--json", "", "JSON instead of text (config, status)"),
 ];
@@ -153,6 +168,7 @@ pub(crate) struct Config {
     pub(crate) state_dir: PathBuf,
     pub(crate) logs_dir: PathBuf,
     pub(crate) runs_dir: PathBuf,
+    pub(crate) log: log::Limits,
 }
 
 impl Config {
@@ -194,6 +210,7 @@ impl Config {
             state_dir: own("--state-dir")?,
             logs_dir: own("--logs-dir")?,
             runs_dir: values.need("--runs-dir", config::path)?,
+            log: log_limits(values)?,
             allowed_hosts,
         })
     }
@@ -286,6 +303,8 @@ impl Config {
             ("state_dir", json!(self.state_dir)),
             ("logs_dir", json!(self.logs_dir)),
             ("runs_dir", json!(self.runs_dir)),
+            ("log_segment_bytes", json!(self.log.segment_bytes)),
+            ("log_total_bytes", json!(self.log.total_bytes)),
         ]
     }
 }
@@ -298,6 +317,18 @@ pub(crate) fn firefox_ws_url(local_api: &LocalUrl) -> String {
 /// As the wire shows a duration.
 pub(crate) fn millis(duration: Duration) -> u64 {
     duration.as_millis().try_into().unwrap_or(u64::MAX)
+}
+
+fn log_limits(values: &Values) -> Result<log::Limits, Usage> {
+    let bytes = |flag: &str| values.need(flag, config::integer(log::MIN_SEGMENT_BYTES..=1 << 40));
+    let limits = log::Limits {
+        segment_bytes: bytes("--log-segment-bytes")?,
+        total_bytes: bytes("--log-total-bytes")?,
+    };
+    match limits.total_bytes < 2 * limits.segment_bytes {
+        true => Err(Usage("--log-total-bytes must hold two segments of --log-segment-bytes".to_string())),
+        false => Ok(limits),
+    }
 }
 
 fn upstream(text: &str) -> Result<LocalUrl, String> {

@@ -1,14 +1,28 @@
 //! conductor: the node's front door; and what status-api shares with it.
 //!
 //! It keeps no session of its own: what concerns Codex goes to codexd over local HTTP, one request for one call.
-//! In reading order: `cli`, `config`, `routes` (every route on one screen), `access`, `api` and `codex` (what they do), `upstream` (codexd, and how it fails).
+//! In reading order: `cli`, `config`, `daemon` (from the listener to the last document); `routes` (every route on one
+//! screen), `access`, `api`, `system`, `controllers`, `tasks`, `firefox` and `codex` (what they do), `upstream` (codexd, and
+//! how it fails); `event` and `state` (what happened, and what it adds up to), `core` (the one step), `shell` (performs it),
+//! `lease` (who leads), `results` (what commands came to).
 
 mod access;
 mod api;
 mod cli;
 mod codex;
 mod config;
+mod controllers;
+mod core;
+mod daemon;
+mod event;
+mod firefox;
+mod lease;
+mod results;
 mod routes;
+mod shell;
+mod state;
+mod system;
+mod tasks;
 #[cfg(test)]
 mod tests;
 mod upstream;

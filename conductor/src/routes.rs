@@ -6,7 +6,8 @@ use common::codexd_api::{
 use common::http::{Route, Surface};
 
 use crate::api::{self, Node};
-use crate::codex;
+use crate::system::{self, ChangeBody};
+use crate::{codex, controllers, firefox, tasks};
 
 /// The table. What lies under `/v1/codex` goes to codexd, and so do the fields that its rows name.
 pub(crate) static ROUTES: &[Route<Node>] = &[
@@ -21,6 +22,54 @@ pub(crate) static ROUTES: &[Route<Node>] = &[
     ),
     Route::read("service.health", "/health", "Health as JSON.", api::health).on(Surface::Both),
     Route::read("service.version", "/version", "Version and build.", api::version).on(Surface::Both),
+    Route::read("system.state", "/v1/system/state", "The mode, who set it, and the lease.", system::state)
+        .on(Surface::Control),
+    Route::write(
+        "system.pause",
+        "/v1/system/pause",
+        "Starts no more runs.",
+        ChangeBody::FIELDS,
+        system::pause,
+    )
+    .on(Surface::Control),
+    Route::write(
+        "system.resume",
+        "/v1/system/resume",
+        "Starts runs again.",
+        ChangeBody::FIELDS,
+        system::resume,
+    )
+    .on(Surface::Control),
+    Route::write(
+        "system.drain",
+        "/v1/system/drain",
+        "Lets the runs that there are finish, and starts none.",
+        ChangeBody::FIELDS,
+        system::drain,
+    )
+    .on(Surface::Control),
+    Route::read(
+        "controllers.list",
+        "/v1/controllers",
+        "The nodes that could lead, by their last heartbeat.",
+        controllers::list,
+    )
+    .query(controllers::QUERY),
+    Route::read("tasks.list", "/v1/tasks", "The tasks, newest first.", tasks::list).query(tasks::TASKS_QUERY),
+    Route::read("tasks.read", "/v1/tasks/:task_id", "One task.", tasks::read),
+    Route::read("tasks.logs.read", "/v1/tasks/:task_id/logs", "What a task's runs wrote.", tasks::read)
+        .query(tasks::LOGS_QUERY),
+    Route::read("runs.list", "/v1/runs", "The runs, newest first.", tasks::runs)
+        .query(tasks::RUNS_QUERY)
+        .on(Surface::Hidden),
+    Route::read("runs.read", "/v1/runs/:run_id", "One run.", tasks::run).on(Surface::Hidden),
+    Route::read(
+        "firefox.ws",
+        "/ws/firefox",
+        "The browser bridge: a WebSocket with the system state, pushed, and actions on it.",
+        firefox::connect,
+    )
+    .on(Surface::None),
     Route::read("codex.status", "/v1/codex", "State of codexd, and what can be done with it.", codex::status),
     Route::read(
         "codex.sessions.list",

@@ -4,7 +4,9 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 fn conductor(args: &str) -> Command {
@@ -22,11 +24,17 @@ struct Running {
     child: Child,
     stderr: BufReader<std::process::ChildStderr>,
     url: String,
+    dir: PathBuf,
 }
 
 impl Running {
     fn start(args: &str) -> Running {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let unique = format!("baa-cli-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let dir = std::env::temp_dir().join(unique);
+        std::fs::create_dir_all(&dir).unwrap();
         let mut child = conductor(&format!("start --local-api http://127.0.0.1:0 {args}"))
+            .current_dir(&dir)
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -38,7 +46,7 @@ impl Running {
             assert!(stderr.read_line(&mut line).unwrap() > 0, "it ended before it listened");
         }
         let url = line.trim().split_once("url=").unwrap().1.to_string();
-        Running { child, stderr, url }
+        Running { child, stderr, url, dir }
     }
 
     fn connect(&self) -> TcpStream {
@@ -60,6 +68,7 @@ impl Drop for Running {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
 

@@ -117,9 +117,10 @@ impl Running {
         self.address
     }
 
-    /// Connections that are open now.
-    pub fn connections(&self) -> usize {
-        self.desk.open().len()
+    /// Counts the connections that are open, whenever it is called.
+    pub fn connections(&self) -> impl Fn() -> usize + Send + Sync + 'static {
+        let desk = self.desk.clone();
+        move || desk.open().len()
     }
 
     /// Takes no more connections, closes idle ones at once, lets busy ones finish for up to `grace`, then cuts them.

@@ -74,7 +74,7 @@ impl Node {
     }
 
     pub fn connections(&self) -> usize {
-        self.running.as_ref().unwrap().connections()
+        self.running.as_ref().unwrap().connections()()
     }
 
     pub fn client(&self) -> Client {

@@ -36,7 +36,7 @@ fn codexd_hears_that_a_client_has_left_though_it_says_nothing() {
         assert!(heard.recv_timeout(Duration::from_millis(100)).is_err(), "while it is there: {path}");
         drop(client);
         heard.recv_timeout(PATIENCE).unwrap();
-        until(|| front.running.connections() == 0);
+        until(|| (front.connections)() == 0);
     }
 }
 

@@ -9,18 +9,21 @@ mod tunnel;
 
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::config::{LocalUrl, Values};
-use common::http::Running;
+use common::config::Values;
+use crossbeam_channel::Sender;
 use serde_json::Value;
 
 use crate::api::Node;
 use crate::config::{Config, FLAGS};
+use crate::core::Input;
+use crate::daemon::Daemon;
 use crate::upstream::Deadlines;
 
 /// Long enough for a busy machine; nothing waits for it unless it is broken.
@@ -114,10 +117,22 @@ fn closed() -> io::Result<()> {
     Err(io::ErrorKind::ConnectionAborted.into())
 }
 
-/// conductor on a free port.
+/// conductor on a free port, in folders of its own; it leads.
 struct Front {
-    running: Running,
+    address: SocketAddr,
+    connections: Box<dyn Fn() -> usize + Send + Sync>,
     node: Arc<Node>,
+    calls: Sender<Input>,
+    thread: Option<thread::JoinHandle<()>>,
+    dir: PathBuf,
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        let _ = self.calls.send(Input::Stop("test"));
+        let _ = self.thread.take().map(thread::JoinHandle::join);
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
 }
 
 impl Front {
@@ -130,18 +145,23 @@ impl Front {
     }
 
     fn with(args: &str, deadlines: Deadlines) -> Front {
-        let args = format!("start --local-api http://127.0.0.1:0 {args}");
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let unique = format!("baa-front-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let dir = std::env::temp_dir().join(unique);
+        let folders = format!("BAA_STATE_DIR={0}/state BAA_LOGS_DIR={0}/logs", dir.display());
+        let args = format!("start --local-api http://127.0.0.1:0 {folders} {args}");
         let env = |name: &str| {
             args.split(' ').find_map(|word| word.strip_prefix(&format!("{name}="))).map(OsString::from)
         };
         let flags =
             args.split(' ').filter(|word| !word.is_empty() && !word.starts_with("BAA_")).map(OsString::from);
         let config = Config::read(&Values::read(FLAGS, flags, env).unwrap()).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let local_api = LocalUrl { port, ..config.local_api.clone().unwrap() };
-        let server = crate::cli::server(config, local_api, deadlines);
-        Front { node: server.state.clone(), running: server.start(listener).unwrap() }
+        let daemon = Daemon::start(config, TcpListener::bind("127.0.0.1:0").unwrap(), deadlines).unwrap();
+        let (address, node, calls) = (daemon.running.address(), daemon.node.clone(), daemon.calls.clone());
+        let connections = Box::new(daemon.running.connections());
+        let thread = thread::spawn(move || daemon.run().unwrap());
+        until(|| node.lease.has_started());
+        Front { address, connections, node, calls, thread: Some(thread), dir }
     }
 
     fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> Response {
@@ -170,7 +190,7 @@ impl Front {
     }
 
     fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> BufReader<TcpStream> {
-        let mut stream = TcpStream::connect(self.running.address()).unwrap();
+        let mut stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let connection = if headers.contains("Connection:") { "" } else { "Connection: close\r\n" };
         let host = if headers.contains("Host:") { "" } else { "Host: localhost\r\n" };

@@ -65,7 +65,7 @@ fn bytes_pass_both_ways_from_the_first_on() {
     assert_eq!(seen.header("x-request-id").map(|id| &id[..4]), Some("req-"));
     drop(client);
     assert_eq!(codexd.read(&mut [0; 8]).unwrap_or(0), 0, "its end hears of it");
-    until(|| front.running.connections() == 0);
+    until(|| (front.connections)() == 0);
 }
 
 #[test]
@@ -226,7 +226,7 @@ fn all_that_codexd_said_arrives_before_its_end() {
     assert!(started.elapsed() < Duration::from_millis(700), "it is told at once: {:?}", started.elapsed());
     drop(client);
     talking.join().unwrap();
-    until(|| front.running.connections() == 0);
+    until(|| (front.connections)() == 0);
 }
 
 #[test]
@@ -237,7 +237,7 @@ fn a_tunnel_ends_when_conductor_stops_and_none_begins() {
     front.node.codexd.end_streams();
     assert_eq!(client.read(&mut [0; 8]).unwrap(), 0);
     assert_eq!(codexd.read(&mut [0; 8]).unwrap_or(0), 0);
-    until(|| front.running.connections() == 0); // also of a client that does not close
+    until(|| (front.connections)() == 0); // also of a client that does not close
     let response = front.ask("GET", PATH, ASKED, "");
     assert_eq!((response.status, &response.envelope()["error"]), (503, &json!("codexd_unavailable")));
 }

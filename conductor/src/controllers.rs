@@ -1,0 +1,90 @@
+//! The nodes that could lead: each tells of itself in a document of its own, and any of them shows all.
+
+use std::fs;
+use std::path::PathBuf;
+
+use common::Error;
+use common::document::{self, Durability};
+use common::http::{Answer, Request};
+use common::time::Timestamp;
+use common::wire::Field;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::api::Node;
+use crate::lease;
+
+/// Nodes of one list that does not say how many it wants.
+const PAGE: usize = 20;
+/// Documents that are read for one list: far more than there are machines.
+const MAX_DOCUMENTS: usize = 1000;
+
+/// Query of the list.
+pub(crate) const QUERY: &[Field] = common::fields![
+    optional "limit": integer(1, 100), "How many at most; 20 by default.";
+];
+
+/// What a node tells of itself at each heartbeat.
+#[derive(Serialize, Deserialize)]
+struct Controller {
+    node_id: String,
+    host: String,
+    role: String,
+    priority: u64,
+    preferred: bool,
+    lease_state: String,
+    local_api_base: String,
+    version: String,
+    pid: u32,
+    started_at: Timestamp,
+    heartbeat_at: Timestamp,
+}
+
+impl Node {
+    /// Tells of this node.
+    ///
+    /// # Errors
+    /// Any error of the file system.
+    pub(crate) fn beat(&self) -> std::io::Result<()> {
+        let config = &self.config;
+        let controller = Controller {
+            node_id: config.node_id.clone(),
+            host: config.host.clone(),
+            role: config.role.name().to_string(),
+            priority: config.priority,
+            preferred: config.preferred,
+            lease_state: self.lease.state().name().to_string(),
+            local_api_base: self.local_api.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_string(),
+            pid: std::process::id(),
+            started_at: self.started_at,
+            heartbeat_at: Timestamp::now(),
+        };
+        let path = self.controllers().join(format!("{}.json", config.node_id));
+        document::write(&path, &controller, Durability::Process)
+    }
+
+    /// Where the documents are.
+    pub(crate) fn controllers(&self) -> PathBuf {
+        self.config.state_dir.join("controllers")
+    }
+}
+
+/// `GET /v1/controllers`.
+pub(crate) fn list(node: &Node, request: &Request) -> Result<Answer, Error> {
+    let limit = request.query_value("limit").and_then(|limit| limit.parse().ok()).unwrap_or(PAGE);
+    let entries = fs::read_dir(node.controllers()).into_iter().flatten().flatten().take(MAX_DOCUMENTS);
+    let documents =
+        entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|it| it == "json"));
+    let mut found: Vec<Controller> = documents.filter_map(|path| lease::look(&path)).collect();
+    found.sort_by(|a, b| (a.heartbeat_at, &b.node_id).cmp(&(b.heartbeat_at, &a.node_id)).reverse());
+    let shown: Vec<Value> = found.iter().take(limit).map(view).collect();
+    Ok(Answer::Json { status: 200, data: json!({ "count": shown.len(), "controllers": shown }) })
+}
+
+fn view(controller: &Controller) -> Value {
+    let age = Timestamp::now().millis().saturating_sub(controller.heartbeat_at.millis());
+    let mut view = serde_json::to_value(controller).unwrap_or_default();
+    view["age_ms"] = json!(age);
+    view
+}

@@ -1,0 +1,416 @@
+//! The one pure step of conductor: what happened goes in, what is to be done comes out.
+//!
+//! No I/O, no clock, no thread. `State` is what the log says; `waiting` dies with the process.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use common::Error;
+use common::desk::CallId;
+use common::engine::Machine;
+use common::error::{CONFLICT, TOO_MANY_REQUESTS};
+use common::keys::{Key, Keyed};
+use common::log::Seq;
+use common::time::Now;
+
+use crate::event::{self, Event, Record};
+use crate::state::{Exec, Mode, State, System};
+
+/// How long a call takes at the most: a commit, on a slow disk.
+pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(10);
+/// All results that are kept for retries: some of each of the 10 000 keys, or all of fewer large ones.
+pub(crate) const MAX_KEPT_BYTES: u64 = 256 * 1024 * 1024;
+/// One kept result, at the most: two outputs of 64 KiB, each byte written as `\u0000`, and the command.
+pub(crate) const MAX_RESULT_BYTES: u64 = 2 * 1024 * 1024;
+
+/// Everything that happens.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// The process has taken the lead; the first input.
+    Start,
+    /// Somebody wants something.
+    Call { id: CallId, call: Call },
+    /// Who made this call is gone.
+    Gone { id: CallId },
+    /// A deadline has come.
+    Tick,
+    /// The process is asked to end.
+    Stop(&'static str),
+}
+
+/// What somebody wants.
+#[derive(Debug)]
+pub(crate) enum Call {
+    /// Set the mode.
+    System(Change),
+    /// Run a command under this key, once; who finds it running waits so long for its end.
+    BeginExec { key: Key, patience: Duration },
+    /// The command of this key has ended.
+    EndExec { hash: String, ended: Ended },
+}
+
+/// The mode that is wanted, and why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) mode: Mode,
+    pub(crate) requested_by: Option<String>,
+    pub(crate) reason: Option<String>,
+    pub(crate) source: Option<String>,
+}
+
+/// How a command with a key ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// Its result is kept, in so many bytes.
+    Kept(u64),
+    /// It ran, and its result could not be kept.
+    Lost,
+    /// It did not run.
+    Refused,
+}
+
+/// What a call comes to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Reply {
+    Done,
+    /// The command is this caller's to run.
+    Begun,
+    /// It has run, and its result is kept.
+    Finished,
+    /// It may have run, and nobody knows what came of it.
+    Lost,
+}
+
+/// Everything that can be done.
+#[derive(Debug)]
+pub(crate) enum Effect {
+    Append(String),
+    /// The system state is this from now on, for all to see.
+    Publish(Box<System>),
+    Reply {
+        id: CallId,
+        outcome: Result<Reply, Error>,
+    },
+    /// The kept result of this key is of no use any more.
+    Forget(String),
+    Exit,
+}
+
+/// What a process brings to the core.
+#[derive(Clone, Debug)]
+pub(crate) struct Birth {
+    /// The name of a log that begins with this process.
+    pub(crate) new_log_id: Option<String>,
+    /// Commands that run by the log ran in a process that is gone.
+    pub(crate) cut_off: bool,
+    pub(crate) next: Seq,
+    pub(crate) holder_id: String,
+    pub(crate) holder_host: String,
+    pub(crate) term: u64,
+    pub(crate) pid: u32,
+}
+
+struct Waiting {
+    hash: String,
+    until: Duration,
+}
+
+/// State and what becomes of it.
+pub(crate) struct Core {
+    state: State,
+    birth: Birth,
+    /// Callers that wait for the end of a command that runs under their key.
+    waiting: BTreeMap<CallId, Waiting>,
+}
+
+impl Core {
+    pub(crate) fn new(state: State, birth: Birth) -> Core {
+        Core { state, birth, waiting: BTreeMap::new() }
+    }
+
+    pub(crate) fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Every caller that waits, for the shell when it throws this core away.
+    pub(crate) fn callers(&self) -> impl Iterator<Item = CallId> {
+        self.waiting.keys().copied()
+    }
+
+    fn emit(&mut self, now: Now, event: Event, out: &mut Vec<Effect>) {
+        let record = Record { seq: self.birth.next, at: now.wall, event };
+        self.birth.next += 1;
+        let line = event::render(&record);
+        // The line itself is taken in, so that no replay can see anything else than this did.
+        match event::parse(&line) {
+            Ok(read) => self.state.apply(&read),
+            Err(why) => panic!("a line of the log cannot be read back ({why}): {line}"),
+        }
+        out.push(Effect::Append(line));
+    }
+
+    fn start(&mut self, now: Now, out: &mut Vec<Effect>) {
+        if let Some(log_id) = self.birth.new_log_id.take() {
+            self.emit(now, Event::LogCreated { log_id }, out);
+        }
+        let Birth { holder_id, holder_host, term, pid, .. } = self.birth.clone();
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        self.emit(now, Event::LeaseAcquired { holder_id, holder_host, term, pid, version }, out);
+        let cut_off = |keyed: &Keyed<Exec>| self.birth.cut_off && keyed.outcome == Exec::Running;
+        let running = self.state.execs().all().filter(|(_, keyed)| cut_off(keyed));
+        let lost: Vec<String> = running.map(|(hash, _)| hash.to_owned()).collect();
+        for hash in lost {
+            self.emit(now, Event::ExecLost { hash }, out);
+        }
+        out.push(Effect::Publish(Box::new(self.state.system().clone())));
+    }
+
+    fn call(&mut self, now: Now, id: CallId, call: Call, out: &mut Vec<Effect>) {
+        match call {
+            Call::System(Change { mode, requested_by, reason, source }) => {
+                self.emit(now, Event::SystemChanged { mode, requested_by, reason, source }, out);
+                // Before the answer: who was told of the change sees it everywhere.
+                out.push(Effect::Publish(Box::new(self.state.system().clone())));
+                out.push(Effect::Reply { id, outcome: Ok(Reply::Done) });
+            }
+            Call::BeginExec { key, patience } => self.begin(now, id, key, patience, out),
+            Call::EndExec { hash, ended } => {
+                let event = match ended {
+                    Ended::Kept(kept_bytes) => Event::ExecFinished { hash: hash.clone(), kept_bytes },
+                    Ended::Lost => Event::ExecLost { hash: hash.clone() },
+                    Ended::Refused => Event::ExecRefused { hash: hash.clone() },
+                };
+                self.emit(now, event, out);
+                self.tell(&hash, ended, out);
+                out.push(Effect::Reply { id, outcome: Ok(Reply::Done) });
+            }
+        }
+    }
+
+    fn begin(&mut self, now: Now, id: CallId, key: Key, patience: Duration, out: &mut Vec<Effect>) {
+        let known = self.state.execs().admit(&key, now.wall).map(|known| known.map(|known| known.outcome));
+        let outcome = match known {
+            Ok(Some(Exec::Running)) => {
+                self.waiting.insert(id, Waiting { hash: key.hash, until: now.mono + patience });
+                return;
+            }
+            Ok(Some(Exec::Finished(_))) => Ok(Reply::Finished),
+            Ok(Some(Exec::Lost)) => Ok(Reply::Lost),
+            Ok(None) if self.kept_bytes() + MAX_RESULT_BYTES > MAX_KEPT_BYTES => {
+                let message =
+                    format!("Results of {MAX_KEPT_BYTES} bytes are kept, which is all that may be.");
+                Err(Error::new(TOO_MANY_REQUESTS, message).header("Retry-After", "600"))
+            }
+            Ok(None) => {
+                let forgotten: Vec<String> =
+                    self.state.execs().expired(now.wall).map(str::to_owned).collect();
+                out.extend(forgotten.into_iter().map(Effect::Forget));
+                self.emit(now, Event::ExecStarted { key }, out);
+                Ok(Reply::Begun)
+            }
+            Err(error) => Err(error),
+        };
+        out.push(Effect::Reply { id, outcome });
+    }
+
+    /// What the results on disk may take; of those that run, the most.
+    fn kept_bytes(&self) -> u64 {
+        let kept = |exec: Exec| match exec {
+            Exec::Running => MAX_RESULT_BYTES,
+            Exec::Finished(bytes) => bytes,
+            Exec::Lost => 0,
+        };
+        self.state.execs().all().map(|(_, keyed)| kept(keyed.outcome)).sum()
+    }
+
+    /// Answers those who wait for a command that has ended.
+    fn tell(&mut self, hash: &str, ended: Ended, out: &mut Vec<Effect>) {
+        let waits: Vec<CallId> =
+            self.waiting.iter().filter(|(_, waiting)| waiting.hash == hash).map(|(id, _)| *id).collect();
+        for id in waits {
+            self.waiting.remove(&id);
+            let outcome = match ended {
+                Ended::Kept(_) => Ok(Reply::Finished),
+                Ended::Lost => Ok(Reply::Lost),
+                Ended::Refused => {
+                    Err(Error::new(CONFLICT, "The command of this Idempotency-Key did not run."))
+                }
+            };
+            out.push(Effect::Reply { id, outcome });
+        }
+    }
+
+    fn tick(&mut self, now: Now, out: &mut Vec<Effect>) {
+        let late: Vec<CallId> =
+            self.waiting.iter().filter(|(_, waiting)| waiting.until <= now.mono).map(|(id, _)| *id).collect();
+        for id in late {
+            self.waiting.remove(&id);
+            let error = Error::new(CONFLICT, "The command of this Idempotency-Key still runs.");
+            out.push(Effect::Reply { id, outcome: Err(error.header("Retry-After", "5")) });
+        }
+    }
+}
+
+impl Machine for Core {
+    type Input = Input;
+    type Effect = Effect;
+
+    fn start() -> Input {
+        Input::Start
+    }
+
+    fn tick() -> Input {
+        Input::Tick
+    }
+
+    fn size(input: &Input) -> usize {
+        match input {
+            Input::Call { call: Call::System(change), .. } => {
+                let texts = [&change.requested_by, &change.reason, &change.source];
+                128 + texts.into_iter().flatten().map(String::len).sum::<usize>()
+            }
+            _ => 256, // a key has two hashes
+        }
+    }
+
+    fn line(effect: &Effect) -> Option<&str> {
+        if let Effect::Append(line) = effect { Some(line) } else { None }
+    }
+
+    fn step(&mut self, now: Now, input: Input, out: &mut Vec<Effect>) {
+        match input {
+            Input::Start => self.start(now, out),
+            Input::Call { id, call } => self.call(now, id, call, out),
+            Input::Gone { id } => drop(self.waiting.remove(&id)),
+            Input::Tick => {}
+            Input::Stop(name) => {
+                self.emit(now, Event::DaemonStopping { reason: name.to_owned() }, out);
+                out.push(Effect::Exit);
+            }
+        }
+        self.tick(now, out);
+    }
+
+    fn deadline(&self) -> Option<Duration> {
+        self.waiting.values().map(|waiting| waiting.until).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use common::time::Timestamp;
+
+    use super::*;
+
+    /// A core that has started, and what it said at its start.
+    fn started(state: State, cut_off: bool) -> (Core, Vec<Effect>) {
+        let new_log_id = state.log_id().is_empty().then(|| "log".to_owned());
+        let (next, term) = (state.seq() + 1, state.term() + 1);
+        let (holder_id, holder_host) = ("a".to_owned(), "h".to_owned());
+        let birth = Birth { new_log_id, cut_off, next, holder_id, holder_host, term, pid: 1 };
+        let mut core = Core::new(state, birth);
+        let out = step(&mut core, 0, Input::Start);
+        (core, out)
+    }
+
+    fn step(core: &mut Core, at: u64, input: Input) -> Vec<Effect> {
+        let mut out = Vec::new();
+        let now = Now { mono: Duration::from_secs(at), wall: Timestamp::from_millis(at * 1000) };
+        core.step(now, input, &mut out);
+        out
+    }
+
+    fn call(core: &mut Core, at: u64, id: CallId, call: Call) -> String {
+        told(&step(core, at, Input::Call { id, call }))
+    }
+
+    fn told(out: &[Effect]) -> String {
+        let word = |effect: &Effect| match effect {
+            Effect::Append(line) => {
+                serde_json::from_str::<serde_json::Value>(line).unwrap()["type"].as_str().unwrap().to_owned()
+            }
+            Effect::Publish(system) => format!("publish {}", system.mode.name()),
+            Effect::Reply { id, outcome: Ok(reply) } => format!("reply {id} {reply:?}"),
+            Effect::Reply { id, outcome: Err(error) } => format!("reply {id} {}", error.code.name),
+            Effect::Forget(hash) => format!("forget {hash}"),
+            Effect::Exit => "exit".to_owned(),
+        };
+        out.iter().map(word).collect::<Vec<_>>().join("; ")
+    }
+
+    fn begin(hash: &str, body: &str) -> Call {
+        let key = Key { hash: hash.to_owned(), body: body.to_owned() };
+        Call::BeginExec { key, patience: Duration::from_secs(5) }
+    }
+
+    fn end(hash: &str, ended: Ended) -> Call {
+        Call::EndExec { hash: hash.to_owned(), ended }
+    }
+
+    #[test]
+    fn a_change_is_written_then_shown_then_answered_and_outlives_the_process() {
+        let (mut core, out) = started(State::default(), true);
+        assert_eq!(told(&out), "log.created; lease.acquired; publish running");
+        let (requested_by, reason) = (Some("me".to_owned()), Some("a reason".to_owned()));
+        let change = Change { mode: Mode::Draining, requested_by, reason, source: None };
+        let said = call(&mut core, 1, 7, Call::System(change));
+        assert_eq!(said, "system.changed; publish draining; reply 7 Done");
+        assert_eq!(told(&step(&mut core, 2, Input::Stop("SIGTERM"))), "daemon.stopping; exit");
+        let (next, out) = started(core.state().clone(), true);
+        assert_eq!(told(&out), "lease.acquired; publish draining");
+        assert_eq!(
+            (next.state().term(), next.state().system().updated_at),
+            (2, Some(Timestamp::from_millis(1000)))
+        );
+    }
+
+    #[test]
+    fn a_key_runs_a_command_once() {
+        let (mut core, _) = started(State::default(), true);
+        assert_eq!(call(&mut core, 1, 1, begin("k", "b")), "exec.started; reply 1 Begun");
+        assert_eq!(call(&mut core, 2, 2, begin("k", "b")), "", "it waits for the first");
+        assert_eq!(core.deadline(), Some(Duration::from_secs(7)));
+        assert_eq!(call(&mut core, 2, 3, begin("k", "other")), "reply 3 conflict");
+        let said = call(&mut core, 3, 4, end("k", Ended::Kept(100)));
+        assert_eq!(said, "exec.finished; reply 2 Finished; reply 4 Done");
+        assert_eq!(call(&mut core, 4, 5, begin("k", "b")), "reply 5 Finished");
+        let day = 24 * 60 * 60 + 1;
+        assert_eq!(call(&mut core, day, 6, begin("l", "b")), "forget k; exec.started; reply 6 Begun");
+        assert_eq!(call(&mut core, day, 7, end("l", Ended::Refused)), "exec.refused; reply 7 Done");
+        assert_eq!(call(&mut core, day, 8, begin("l", "b")), "exec.started; reply 8 Begun", "it never ran");
+    }
+
+    #[test]
+    fn who_waits_for_a_command_is_answered_in_time_and_who_left_is_not() {
+        let (mut core, _) = started(State::default(), true);
+        call(&mut core, 1, 1, begin("k", "b"));
+        call(&mut core, 1, 2, begin("k", "b"));
+        call(&mut core, 2, 3, begin("k", "b"));
+        assert_eq!(core.callers().collect::<Vec<_>>(), [2, 3]);
+        assert_eq!(told(&step(&mut core, 3, Input::Gone { id: 3 })), "");
+        assert_eq!(told(&step(&mut core, 6, Input::Tick)), "reply 2 conflict");
+        assert_eq!(core.deadline(), None);
+    }
+
+    #[test]
+    fn a_command_that_a_crash_cut_off_is_lost_and_one_that_still_runs_is_not() {
+        for (cut_off, said) in [(true, "reply 2 Lost"), (false, "")] {
+            let (mut core, _) = started(State::default(), true);
+            call(&mut core, 1, 1, begin("k", "b"));
+            let (mut next, _) = started(core.state().clone(), cut_off);
+            assert_eq!(call(&mut next, 2, 2, begin("k", "b")), said);
+        }
+    }
+
+    #[test]
+    fn results_that_are_kept_have_a_bound() {
+        let (mut core, _) = started(State::default(), true);
+        call(&mut core, 1, 1, begin("k", "b"));
+        call(&mut core, 1, 2, end("k", Ended::Kept(MAX_KEPT_BYTES - 2 * MAX_RESULT_BYTES)));
+        assert_eq!(call(&mut core, 1, 3, begin("l", "b")), "exec.started; reply 3 Begun");
+        assert_eq!(call(&mut core, 1, 4, begin("m", "b")), "exec.started; reply 4 Begun");
+        assert_eq!(call(&mut core, 1, 5, begin("n", "b")), "reply 5 too_many_requests");
+        call(&mut core, 1, 6, end("m", Ended::Lost));
+        assert_eq!(call(&mut core, 1, 7, begin("n", "b")), "exec.started; reply 7 Begun");
+    }
+}

@@ -1,0 +1,138 @@
+//! What happened to the node, as conductor's log keeps it: one line, one form.
+//!
+//! Owns the words of events. What `State` needs to be rebuilt is in them, so they are also what recovery reads. Renewals
+//! and heartbeats are documents, never events.
+
+use common::keys::Key;
+use common::log::Seq;
+use common::time::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::state::Mode;
+
+/// An event with its place and time.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Record {
+    pub(crate) seq: Seq,
+    pub(crate) at: Timestamp,
+    pub(crate) event: Event,
+}
+
+/// Everything that changes the state.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", content = "detail")]
+pub(crate) enum Event {
+    /// A log without a past begins, and this is its name.
+    #[serde(rename = "log.created")]
+    LogCreated { log_id: String },
+    /// A process took the lead.
+    #[serde(rename = "lease.acquired")]
+    LeaseAcquired { holder_id: String, holder_host: String, term: u64, pid: u32, version: String },
+    /// Somebody set the mode.
+    #[serde(rename = "system.changed")]
+    SystemChanged { mode: Mode, requested_by: Option<String>, reason: Option<String>, source: Option<String> },
+    /// A command with an idempotency key is about to run.
+    #[serde(rename = "exec.started")]
+    ExecStarted { key: Key },
+    /// It has run, and its result is kept in so many bytes.
+    #[serde(rename = "exec.finished")]
+    ExecFinished { hash: String, kept_bytes: u64 },
+    /// Nobody knows what became of it.
+    #[serde(rename = "exec.lost")]
+    ExecLost { hash: String },
+    /// It did not run.
+    #[serde(rename = "exec.refused")]
+    ExecRefused { hash: String },
+    /// The process stops in good order.
+    #[serde(rename = "daemon.stopping")]
+    DaemonStopping { reason: String },
+    /// Of another version.
+    #[serde(skip)]
+    Other,
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    seq: Seq,
+    created_at: Timestamp,
+    level: &'a str,
+    r#type: &'a Value,
+    message: String,
+    detail: &'a Value,
+}
+
+#[derive(Deserialize)]
+struct Head {
+    seq: Seq,
+    created_at: Timestamp,
+}
+
+/// The line of the log. It begins `{"seq":N,`.
+pub(crate) fn render(record: &Record) -> String {
+    let event = serde_json::to_value(&record.event).unwrap_or_default(); // strings and numbers: nothing in them can fail
+    let level = if matches!(record.event, Event::ExecLost { .. }) { "warn" } else { "info" };
+    let line = Line {
+        seq: record.seq,
+        created_at: record.at,
+        level,
+        r#type: &event["type"],
+        message: message(&record.event),
+        detail: &event["detail"],
+    };
+    serde_json::to_string(&line).unwrap_or_default()
+}
+
+/// Reads a line that `render` wrote, of this version or another.
+///
+/// # Errors
+/// A sentence for the log: what the line lacks.
+pub(crate) fn parse(line: &str) -> Result<Record, String> {
+    let head: Head = serde_json::from_str(line).map_err(|error| error.to_string())?;
+    let event = match serde_json::from_str(line) {
+        Ok(event) => event,
+        Err(error) if error.to_string().starts_with("unknown variant") => Event::Other,
+        Err(error) => return Err(error.to_string()),
+    };
+    Ok(Record { seq: head.seq, at: head.created_at, event })
+}
+
+fn message(event: &Event) -> String {
+    match event {
+        Event::LogCreated { log_id } => format!("Log {log_id} begins."),
+        Event::LeaseAcquired { holder_id, term, .. } => format!("{holder_id} leads, term {term}."),
+        Event::SystemChanged { mode, .. } => format!("The mode is {}.", mode.name()),
+        Event::ExecStarted { .. } => "A command with an idempotency key starts.".to_owned(),
+        Event::ExecFinished { .. } => "A command with an idempotency key has run.".to_owned(),
+        Event::ExecLost { .. } => "What became of a command with an idempotency key is not known.".to_owned(),
+        Event::ExecRefused { .. } => "A command with an idempotency key did not run.".to_owned(),
+        Event::DaemonStopping { reason } => format!("conductor stops: {reason}."),
+        Event::Other => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_read_back_and_one_of_another_version_too() {
+        let at = Timestamp::from_millis(0);
+        let event = Event::SystemChanged {
+            mode: Mode::Paused,
+            requested_by: Some("me".into()),
+            reason: None,
+            source: Some("http".into()),
+        };
+        let record = Record { seq: 7, at, event };
+        let line = render(&record);
+        assert_eq!(
+            line,
+            r#"{"seq":7,"created_at":"1970-01-01T00:00:00.000Z","level":"info","type":"system.changed","message":"The mode is paused.","detail":{"mode":"paused","reason":null,"requested_by":"me","source":"http"}}"#
+        );
+        assert_eq!(parse(&line), Ok(record));
+        let later = line.replace("system.changed", "moon.risen");
+        assert_eq!(parse(&later).map(|record| record.event), Ok(Event::Other));
+        assert!(parse(r#"{"seq":7}"#).is_err());
+    }
+}
