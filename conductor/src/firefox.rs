@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Instant;
 
@@ -23,7 +23,7 @@ use crate::state::Mode;
 
 /// Extensions at once: a person has a few browsers.
 pub(crate) const MAX_CLIENTS: usize = 32;
-/// Answers that a client has not taken yet; one that asks on without reading is closed.
+/// Answers that a client has not taken yet; one that asks on without reading waits.
 const MAX_ANSWERS: usize = 64;
 
 common::body! {
@@ -77,22 +77,46 @@ impl Drop for Seat {
 /// What both threads of a client share.
 #[derive(Default)]
 struct Client {
-    answers: Mutex<VecDeque<String>>,
-    /// Too many answers were not taken.
-    over: AtomicBool,
+    answers: Mutex<Answers>,
+    taken: Condvar,
+}
+
+/// What waits to be sent.
+#[derive(Default)]
+struct Answers {
+    waiting: VecDeque<String>,
+    /// Nobody sends any more.
+    ended: bool,
 }
 
 impl Client {
-    fn answers(&self) -> MutexGuard<'_, VecDeque<String>> {
+    fn answers(&self) -> MutexGuard<'_, Answers> {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Has a message sent; waits while there are too many, so that who does not read is not heard either.
     fn answer(&self, message: &Value) {
-        let mut answers = self.answers();
-        match answers.len() < MAX_ANSWERS {
-            true => answers.push_back(message.to_string()),
-            false => self.over.store(true, Ordering::SeqCst),
-        }
+        let full = |answers: &mut Answers| answers.waiting.len() >= MAX_ANSWERS && !answers.ended;
+        let waited = self.taken.wait_while(self.answers(), full);
+        waited.unwrap_or_else(PoisonError::into_inner).waiting.push_back(message.to_string());
+    }
+}
+
+/// Whoever sends to a client; its end, however it comes, is told.
+struct Sender<'a>(&'a Client);
+
+impl Sender<'_> {
+    fn take(&self) -> Option<String> {
+        let answer = self.0.answers().waiting.pop_front();
+        self.0.taken.notify_one();
+        answer
+    }
+}
+
+impl Drop for Sender<'_> {
+    fn drop(&mut self) {
+        self.0.answers().ended = true;
+        self.0.taken.notify_one();
     }
 }
 
@@ -111,17 +135,14 @@ pub(crate) fn connect(node: &Node, request: &Request) -> Result<Answer, Error> {
 
 /// Sends a snapshot at first and at each change, and answers as they come.
 fn source<'a>(node: &'a Node, client: &'a Client) -> impl FnMut(&mut Frames, Instant) -> Flow + 'a {
-    let (mut watch, mut shown) = (None, None);
+    let (sender, mut watch, mut shown) = (Sender(client), None, None);
     move |frames, until| {
         watch.get_or_insert_with(|| node.board.watch()); // of the thread that sends
         if node.bridge.closing.load(Ordering::SeqCst) {
             return Flow::Close(1001, "the node stops".to_string());
         }
-        if client.over.load(Ordering::SeqCst) {
-            return Flow::Close(1008, format!("{MAX_ANSWERS} answers were not taken"));
-        }
         while frames.room() > 0
-            && let Some(answer) = client.answers().pop_front()
+            && let Some(answer) = sender.take()
         {
             frames.text(&answer);
         }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // all of it is a test, helpers too
 
 mod alone;
+mod bridge;
 mod codexd;
 mod connections;
 mod dependencies;
@@ -15,6 +16,7 @@ mod fake;
 mod harness;
 mod hostile;
 mod idle;
+mod lease;
 mod model;
 mod odd_child;
 mod pages;

@@ -115,6 +115,12 @@ impl Socket {
         let _ = self.0.send(Message::text(text));
     }
 
+    /// Sends a text message to a server that may not read: whether it went out within the time.
+    pub fn try_send(&mut self, text: &str, within: Duration) -> bool {
+        let _ = self.0.get_ref().set_write_timeout(Some(within));
+        self.0.send(Message::text(text)).is_ok()
+    }
+
     /// The connection below, to shut it or to stop reading it.
     pub fn stream(&self) -> &TcpStream {
         self.0.get_ref()
