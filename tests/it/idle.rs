@@ -54,7 +54,11 @@ fn conductor_without_clients_does_not_wake_up() {
     let node = Node::start(&Codex::Fake, &[]);
     let dir = TempDir::new();
     let (launch, release) = build("conductor", &dir);
-    let conductor = Daemon::start(&conductor_launch(launch, node.codexd.url()));
+    // Heartbeat and renewal are its only timers; here they are too rare to be seen.
+    let launch = conductor_launch(launch, node.codexd.url())
+        .args(["--heartbeat-interval-ms", "3600000", "--lease-renew-interval-ms", "3600000"])
+        .args(["--lease-ttl-sec", "86400"]);
+    let conductor = Daemon::start(&launch);
     for path in ["/health", "/v1/codex", "/v1/codex/sessions"] {
         get(&format!("{}{path}", conductor.url())).data(200);
     }

@@ -8,6 +8,7 @@ use e2e::figures;
 use e2e::http::{get, post};
 use e2e::process::{Daemon, Launch};
 use e2e::temp::TempDir;
+use e2e::tmpfs::Tmpfs;
 use e2e::wait::{SOON, eventually};
 use serde_json::{Value, json};
 
@@ -201,4 +202,32 @@ fn logs_that_another_conductor_writes_are_left_alone() {
     let (status, _, stderr) = launch.run(SOON);
     assert_eq!(status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("another conductor runs on"), "{stderr}");
+}
+
+#[test]
+fn a_disk_without_room_refuses_what_cannot_be_kept_and_loses_nothing() {
+    let shared = TempDir::new();
+    let Some(disk) = Tmpfs::mount(&shared.path().join("disk"), "3m") else { return };
+    let mut node = Conductor::start(disk.path(), "n", &[]);
+    post(&node.url("/v1/system/pause"), &json!({ "reason": "kept" })).data(200);
+    let mut last = "kept".to_owned();
+    for attempt in 0.. {
+        disk.fill();
+        let reason = format!("{attempt:01000}");
+        let answer = post(&node.url("/v1/system/drain"), &json!({ "reason": reason }));
+        if answer.status != 200 {
+            answer.failure(507, "storage_failed");
+            break;
+        }
+        last = reason; // the last page of a file takes a few
+    }
+    assert_eq!(node.system()["reason"], last.as_str(), "a refused change is not shown");
+    eventually("a degraded node", SOON, || (get(&node.url("/readyz")).status == 503).then_some(()));
+    disk.free();
+    let resumed = || (post(&node.url("/v1/system/resume"), &json!({})).status == 200).then_some(());
+    eventually("a node that goes on", SOON, resumed);
+    eventually("a lease that is renewed", SOON, || node.leads().then_some(()));
+    node.daemon.kill();
+    let again = Conductor::start(disk.path(), "n", &[]);
+    assert_eq!(again.system()["mode"], "running");
 }
