@@ -79,22 +79,28 @@ impl Node {
         }
     }
 
+    /// Opens the way to the core: from now on this node follows nobody.
+    pub(crate) fn open_desk(&self, desk: Desk) {
+        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = self.desk.set(desk);
+        *followed = State::default();
+    }
+
     /// A node that stands by reads what the leader wrote. What cannot be read now is read later.
     pub(crate) fn follow(&self) {
+        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
         if self.desk.get().is_some() {
             return;
         }
-        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
         let read = match followed.seq() {
             0 => shell::replay(&self.config),
             _ => shell::replay_on(&self.config, followed.clone()),
         };
         match read {
-            Ok(state) if self.desk.get().is_none() => {
+            Ok(state) => {
                 self.board.post(state.system().clone());
                 *followed = state;
             }
-            Ok(_) => {}
             Err(error) => trace::debug(None, format_args!("the leader's log cannot be read: {error}")),
         }
     }

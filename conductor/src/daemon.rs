@@ -81,81 +81,87 @@ impl Daemon {
     /// # Errors
     /// A sentence: what the disk does not let it do.
     pub(crate) fn run(self) -> Result<(), String> {
-        let ended = match self.wait_for_the_lead() {
-            Ok(Some(lock)) => self.lead(&lock),
+        let Daemon { node, running, calls, inbox, renewing } = self;
+        let ended = match wait_for_the_lead(&node, &inbox) {
+            Ok(Some(lock)) => {
+                let ended = lead(&node, calls, inbox);
+                // Only then is it somebody else's to lead, who need not wait for our last callers.
+                node.lease.release();
+                drop(lock);
+                ended
+            }
             Ok(None) => Ok(()),
             Err(error) => Err(format!("the lease cannot be locked: {error}")),
         };
-        drop(self.renewing);
-        self.node.end_streams();
-        self.running.stop(STOP_GRACE);
-        self.node.lease.release();
+        drop(renewing);
+        node.end_streams();
+        running.stop(STOP_GRACE);
         ended
     }
+}
 
-    /// The lock, once it is held; `None` if the process is asked to end before.
-    fn wait_for_the_lead(&self) -> io::Result<Option<File>> {
-        let Config { role, preferred, lease_renew_interval, .. } = self.node.config;
-        let lock = self.node.lease.open()?;
-        // Where both are started at once, a primary comes first.
-        let hold_back = role == Role::Standby && !preferred;
-        if !hold_back && lease::try_lock(&lock)? {
-            return Ok(Some(lock));
-        }
-        self.node.lease.wait();
-        trace::info(None, format_args!("stands by"));
-        self.node.announce();
-        let (locked, lock_taken) = bounded(1);
-        thread::Builder::new().name("lease-wait".into()).spawn(move || {
-            if hold_back {
-                thread::sleep(lease_renew_interval);
-            }
-            let _ = locked.send(lock.lock().map(|()| lock)); // nobody listens once the process ends
-        })?;
-        crossbeam_channel::select! {
-            recv(lock_taken) -> lock => lock.map_err(io::Error::other)?.map(Some),
-            recv(self.inbox) -> _ => Ok(None), // there is no way to the core yet: it is a stop
-        }
+/// The lock, once it is held; `None` if the process is asked to end before.
+fn wait_for_the_lead(node: &Node, inbox: &Receiver<Input>) -> io::Result<Option<File>> {
+    let Config { role, preferred, lease_renew_interval, .. } = node.config;
+    let lock = node.lease.open()?;
+    // Where both are started at once, a primary comes first.
+    let hold_back = role == Role::Standby && !preferred;
+    if !hold_back && lease::try_lock(&lock)? {
+        return Ok(Some(lock));
     }
+    node.lease.wait();
+    trace::info(None, format_args!("stands by"));
+    node.announce();
+    let (locked, lock_taken) = bounded(1);
+    thread::Builder::new().name("lease-wait".into()).spawn(move || {
+        if hold_back {
+            thread::sleep(lease_renew_interval);
+        }
+        let _ = locked.send(lock.lock().map(|()| lock)); // nobody listens once the process ends
+    })?;
+    crossbeam_channel::select! {
+        recv(lock_taken) -> lock => lock.map_err(io::Error::other)?.map(Some),
+        recv(inbox) -> _ => Ok(None), // there is no way to the core yet: it is a stop
+    }
+}
 
-    /// Leads, holding the lock, until it is asked to end.
-    fn lead(&self, _lock: &File) -> Result<(), String> {
-        let config = &self.node.config;
-        let said = |what: &str| {
-            let what = what.to_owned();
-            move |error: io::Error| format!("{what}: {error}")
-        };
-        // The lock's file can be removed, and the logs may be those of another state: the folders are locked, too.
-        let _folders = [lock_folder(&config.state_dir)?, lock_folder(&config.logs_dir)?];
-        let mut state: State =
-            checkpoint::read(&config.state_dir, true).map_err(said("the checkpoint"))?.unwrap_or_default();
-        let (after, covered) = (state.seq(), checkpoint::covered(&config.state_dir));
-        let apply = |_, line: &str| event::parse(line).map(|record| state.apply(&record));
-        let opened = Log::open(&config.logs_dir, config.log, after, apply);
-        let Opened { mut log, fresh } = opened.map_err(said("the log cannot be opened"))?;
-        let new_log_id = (fresh || state.log_id().is_empty()).then(common::random_id).transpose();
-        let birth = Birth {
-            new_log_id: new_log_id.map_err(said("no random bytes"))?,
-            cut_off: true,
-            next: log.next(),
-            holder_id: config.node_id.clone(),
-            holder_host: config.host.clone(),
-            term: state.term().max(self.node.lease.last_term().map_err(said("lease.json"))?) + 1,
-            pid: std::process::id(),
-        };
-        let _ = self.node.desk.set(Desk::new("conductor", self.calls.clone()));
-        let mut world = World {
-            node: self.node.clone(),
-            birth,
-            taken_up: Some(state),
-            covered: [covered, after],
-            leads: false,
-            stopping: false,
-        };
-        let inbox = engine::Inbox { calls: self.inbox.clone(), child: crossbeam_channel::never() };
-        engine::run(Clock::start(), &inbox, &mut log, &mut world)
-            .map_err(said("the log failed, and what the disk holds is unknown"))
-    }
+/// Leads, while the caller holds the lock, until it is asked to end.
+fn lead(node: &Arc<Node>, calls: Sender<Input>, inbox: Receiver<Input>) -> Result<(), String> {
+    let config = &node.config;
+    let said = |what: &str| {
+        let what = what.to_owned();
+        move |error: io::Error| format!("{what}: {error}")
+    };
+    // The lock's file can be removed, and the logs may be those of another state: the folders are locked, too.
+    let _folders = [lock_folder(&config.state_dir)?, lock_folder(&config.logs_dir)?];
+    let mut state: State =
+        checkpoint::read(&config.state_dir, true).map_err(said("the checkpoint"))?.unwrap_or_default();
+    let (after, covered) = (state.seq(), checkpoint::covered(&config.state_dir));
+    let apply = |_, line: &str| event::parse(line).map(|record| state.apply(&record));
+    let opened = Log::open(&config.logs_dir, config.log, after, apply);
+    let Opened { mut log, fresh } = opened.map_err(said("the log cannot be opened"))?;
+    let new_log_id = (fresh || state.log_id().is_empty()).then(common::random_id).transpose();
+    let birth = Birth {
+        new_log_id: new_log_id.map_err(said("no random bytes"))?,
+        cut_off: true,
+        next: log.next(),
+        holder_id: config.node_id.clone(),
+        holder_host: config.host.clone(),
+        term: state.term().max(node.lease.last_term().map_err(said("lease.json"))?) + 1,
+        pid: std::process::id(),
+    };
+    node.open_desk(Desk::new("conductor", calls));
+    let mut world = World {
+        node: node.clone(),
+        birth,
+        taken_up: Some(state),
+        covered: [covered, after],
+        leads: false,
+        stopping: false,
+    };
+    let inbox = engine::Inbox { calls: inbox, child: crossbeam_channel::never() };
+    engine::run(Clock::start(), &inbox, &mut log, &mut world)
+        .map_err(said("the log failed, and what the disk holds is unknown"))
 }
 
 /// Locks a folder for as long as the file lives.

@@ -56,6 +56,8 @@ pub(crate) struct Lease {
     overdue: Duration,
     threshold: u64,
     standing: Mutex<Standing>,
+    /// Held while the document is written, so that what is released stays so.
+    writing: Mutex<()>,
 }
 
 /// Where this process is on its way to the lead.
@@ -82,6 +84,7 @@ impl Lease {
             overdue: config.lease_ttl.max(config.lease_renew_interval.saturating_mul(attempts)),
             threshold: config.renew_failure_threshold,
             standing: Mutex::new(Standing::Starting),
+            writing: Mutex::default(),
         }
     }
 
@@ -117,10 +120,11 @@ impl Lease {
     /// Writes the document anew, if this process leads. What fails is counted, and returned when it changes how this node
     /// stands.
     pub(crate) fn renew(&self) -> Option<io::Error> {
+        // A disk may take its time; nobody waits for the lock of `standing` meanwhile.
+        let _writing = lock(&self.writing);
         let mut document = self.leading(|leading| leading.document.clone())?;
         document.renewed_at = Timestamp::now();
         document.expires_at = Timestamp::from_millis(document.renewed_at.millis() + millis(self.ttl));
-        // A disk may take its time; nobody waits for the lock of `standing` meanwhile.
         let written = document::write(&self.path(), &document, Durability::Process);
         self.leading(|leading| match written {
             Ok(()) => {
@@ -136,7 +140,9 @@ impl Lease {
 
     /// Lets the document expire, so that nobody takes a node that has ended for one that leads.
     pub(crate) fn release(&self) {
+        let _writing = lock(&self.writing);
         if let Some(document) = self.leading(|leading| leading.document.clone()) {
+            self.wait();
             let document = Document { expires_at: Timestamp::now(), ..document };
             let _ = document::write(&self.path(), &document, Durability::Process); // it expires by itself, too
         }
@@ -176,8 +182,12 @@ impl Lease {
     }
 
     fn standing(&self) -> MutexGuard<'_, Standing> {
-        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.standing)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Takes the lock if nobody has it.
@@ -206,7 +216,14 @@ mod tests {
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir_all(&folder).unwrap();
         let (ttl, overdue) = (Duration::from_secs(30), Duration::from_secs(60));
-        Lease { folder, ttl, overdue, threshold: 2, standing: Mutex::new(Standing::Starting) }
+        Lease {
+            folder,
+            ttl,
+            overdue,
+            threshold: 2,
+            standing: Mutex::new(Standing::Starting),
+            writing: Mutex::default(),
+        }
     }
 
     fn holder(term: u64) -> Document {
