@@ -9,6 +9,7 @@ use common::time::Timestamp;
 use serde_json::{Value, json};
 
 use crate::config::{Config, Role, firefox_ws_url, millis};
+use crate::host::Host;
 use crate::upstream::Codexd;
 
 /// What every handler shares.
@@ -17,6 +18,7 @@ pub(crate) struct Node {
     /// Where it really listens: the configured URL with the port that the system chose.
     pub(crate) local_api: LocalUrl,
     pub(crate) codexd: Codexd,
+    pub(crate) host: Host,
     pub(crate) started_at: Timestamp,
 }
 

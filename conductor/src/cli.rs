@@ -18,6 +18,7 @@ use serde_json::Value;
 use crate::access;
 use crate::api::Node;
 use crate::config::{Config, FLAGS};
+use crate::host::Host;
 use crate::routes::ROUTES;
 use crate::upstream::{self, Codexd, Deadlines};
 
@@ -110,6 +111,7 @@ fn start(config: Config) -> Result<(), Failure> {
     let name = stop.recv().unwrap_or("no signal thread");
     trace::info(None, format_args!("stopping reason={name}"));
     node.codexd.end_streams();
+    node.host.stop();
     running.stop(STOP_GRACE);
     Ok(())
 }
@@ -117,10 +119,11 @@ fn start(config: Config) -> Result<(), Failure> {
 /// The node with all it serves.
 pub(crate) fn server(config: Config, local_api: LocalUrl, deadlines: Deadlines) -> Server<Node> {
     let codexd = Codexd::new(config.codexd.clone(), deadlines);
+    let host = Host::new(&config);
     Server {
         routes: ROUTES,
         gate: access::gate(&config),
-        state: Arc::new(Node { config, local_api, codexd, started_at: Timestamp::now() }),
+        state: Arc::new(Node { config, local_api, codexd, host, started_at: Timestamp::now() }),
         style: Style::Snake,
         unknown_route: |method, path| format!("Unknown conductor route {method} {path}."),
         authorize: access::authorize,
