@@ -20,6 +20,11 @@ pub fn end_with_any_thread(connections: &'static [&'static str]) {
     }));
 }
 
+/// A signal's name, as `SIGKILL`; one without a name is `SIG` and its number.
+pub fn name(signal: i32) -> String {
+    signal_hook::low_level::signal_name(signal).map_or_else(|| format!("SIG{signal}"), str::to_owned)
+}
+
 /// Calls `stop` with the signal's name, on a thread of its own, each time the process is asked to end.
 ///
 /// # Errors

@@ -4,7 +4,11 @@
 
 use std::io;
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
+
+/// Flags with which opening a file never waits (for the other end of a FIFO, for a line) and never makes a terminal ours.
+pub const OPEN_AT_ONCE: i32 = libc::O_NONBLOCK | libc::O_NOCTTY;
 
 fn check(result: libc::c_int) -> io::Result<()> {
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
@@ -32,6 +36,17 @@ pub fn wait_until_zombie(pid: u32) -> io::Result<()> {
             other => return other,
         }
     }
+}
+
+/// Waits until one of these can be read or has come to its end, at most `patience`, and says of each whether it is so. One
+/// that is `None` never is.
+pub fn wait_readable<const N: usize>(files: [Option<BorrowedFd<'_>>; N], patience: Duration) -> [bool; N] {
+    let number = |file: Option<BorrowedFd<'_>>| file.map_or(-1, |file| file.as_raw_fd());
+    let mut polled = files.map(|file| libc::pollfd { fd: number(file), events: libc::POLLIN, revents: 0 });
+    let millis = libc::c_int::try_from(patience.as_micros().div_ceil(1000)).unwrap_or(libc::c_int::MAX);
+    // SAFETY: `polled` is valid for writes of its N elements for the whole call; the descriptors are open while borrowed.
+    let ready = unsafe { libc::poll(polled.as_mut_ptr(), N as libc::nfds_t, millis) };
+    polled.map(|polled| ready > 0 && polled.revents != 0)
 }
 
 /// Lets so many connections wait to be accepted, as far as the system allows; std asks for 128.

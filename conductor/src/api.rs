@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use crate::config::{Config, firefox_ws_url, millis};
 use crate::core::Reply;
 use crate::firefox::Bridge;
+use crate::host::Host;
 use crate::lease::{Lease, LeaseState};
 use crate::shell::{self, Desk};
 use crate::state::State;
@@ -26,6 +27,7 @@ pub(crate) struct Node {
     /// Where it really listens: the configured URL with the port that the system chose.
     pub(crate) local_api: LocalUrl,
     pub(crate) codexd: Codexd,
+    pub(crate) host: Host,
     pub(crate) started_at: Timestamp,
     /// Who leads.
     pub(crate) lease: Lease,
@@ -46,6 +48,7 @@ impl Node {
         Arc::new_cyclic(|me| Node {
             lease: Lease::new(&config),
             codexd: Codexd::new(config.codexd.clone(), deadlines),
+            host: Host::new(&config),
             config,
             local_api,
             started_at: Timestamp::now(),
@@ -115,6 +118,7 @@ impl Node {
     /// Ends what has no end of its own that a stop could wait for.
     pub(crate) fn end_streams(&self) {
         self.codexd.end_streams();
+        self.host.stop();
         self.bridge.close();
         self.board.stir();
     }

@@ -93,9 +93,10 @@ fn start(config: Config) -> Result<(), Failure> {
     let listener = TcpListener::bind((address, wanted.port)).map_err(cannot_listen)?;
     let daemon = Daemon::start(config, listener, Deadlines::default())
         .map_err(|message| Failure(EXIT_FAILED, message))?;
-    let calls = daemon.calls.clone();
+    let (calls, node) = (daemon.calls.clone(), daemon.node.clone());
     signal::on_stop(move |name| {
         trace::info(None, format_args!("stopping reason={name}"));
+        node.host.stop(); // what its commands came to is written down, if it comes in time
         let _ = calls.send(Input::Stop(name));
     })
     .map_err(|error| failed("cannot wait for signals", &error))?;

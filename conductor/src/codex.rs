@@ -115,8 +115,8 @@ fn call<'a>(request: &'a Request, path: &str, query: &[Field]) -> Call<'a> {
     Call { request, path: path.to_string(), query: query.join("&"), body: None, may_stream: false, wait }
 }
 
-/// The fields of `given` that codexd knows, under its names; camelCase wins over snake_case, values stay as they are.
-fn forward(fields: &[Field], mut given: Object) -> Object {
+/// The fields of `given` that the table has, under its names; camelCase wins over snake_case, values stay as they are.
+pub(crate) fn forward(fields: &[Field], mut given: Object) -> Object {
     let mut take = |name: &str| given.remove(name).or_else(|| given.remove(&snake(name)));
     fields.iter().filter_map(|field| Some((field.name.to_string(), take(field.name)?))).collect()
 }

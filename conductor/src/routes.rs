@@ -6,6 +6,7 @@ use common::codexd_api::{
 use common::http::{Route, Surface};
 
 use crate::api::{self, Node};
+use crate::host::{self, Exec, ReadFile, UNION, WriteFile};
 use crate::system::{self, ChangeBody};
 use crate::{codex, controllers, firefox, tasks};
 
@@ -151,4 +152,28 @@ pub(crate) static ROUTES: &[Route<Node>] = &[
         codex::answer_approval,
     ),
     Route::read("codex.models", "/v1/codex/models", "The models that a turn may use.", codex::models),
+    Route::write("host.exec", "/v1/exec", "Runs a command with `sh -c`.", Exec::FIELDS, host::exec)
+        .on(Surface::Control)
+        .token()
+        .returns(UNION),
+    Route::write(
+        "host.files.read",
+        "/v1/files/read",
+        "Reads a whole file of at most 10 MiB.",
+        ReadFile::FIELDS,
+        host::read,
+    )
+    .on(Surface::Control)
+    .token()
+    .returns(UNION),
+    Route::write(
+        "host.files.write",
+        "/v1/files/write",
+        "Writes a whole file: readers see the old one or the new one.",
+        WriteFile::FIELDS,
+        host::write,
+    )
+    .on(Surface::Control)
+    .token()
+    .returns(UNION),
 ];

@@ -11,6 +11,7 @@ mod descriptors;
 mod disk;
 mod driver;
 mod event_stream;
+mod exec_keys;
 mod external;
 mod fake;
 mod harness;

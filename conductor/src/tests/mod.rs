@@ -1,6 +1,7 @@
 //! conductor over real sockets, with a scripted codexd behind it.
 
 mod failures;
+mod host;
 mod leaving;
 mod node;
 mod passing;
