@@ -13,6 +13,7 @@ mod event_stream;
 mod external;
 mod fake;
 mod harness;
+mod host;
 mod hostile;
 mod idle;
 mod model;
