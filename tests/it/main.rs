@@ -15,6 +15,7 @@ mod exec_keys;
 mod external;
 mod fake;
 mod harness;
+mod host;
 mod hostile;
 mod idle;
 mod lease;

@@ -194,7 +194,7 @@ fn a_caller_that_leaves_ends_its_command() {
     drop(stream);
     let start = Instant::now();
     until(|| audit(&dir).len() == 2);
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
     assert!(!runs("sleep 20.51"));
     assert_eq!(audit(&dir).pop().unwrap()["outcome"], "EXEC_FAILED");
 }

@@ -1,6 +1,8 @@
 use std::sync::atomic::Ordering;
 use std::{thread, time::Instant};
 
+use common::child;
+
 use super::super::tests::{host, object};
 use super::*;
 
@@ -109,14 +111,16 @@ fn what_is_no_text_is_shown_as_far_as_it_is_and_says_so() {
 #[test]
 fn nothing_that_stayed_in_the_group_outlives_the_command() {
     let (host, _) = host();
-    for (given, mark) in [
-        (json!({ "command": "sleep 20.11 & sleep 20.11", "timeoutMs": 100 }), "sleep 20.11"),
-        (json!({ "command": "(trap '' TERM HUP; sleep 20.12) & echo" }), "sleep 20.12"),
-        (json!({ "command": "sleep 20.13 & yes", "maxBufferBytes": 10 }), "sleep 20.13"),
+    for given in [
+        json!({ "command": "echo $$; sleep 20.11 & sleep 20.11", "timeoutMs": 100 }),
+        json!({ "command": "echo $$; (trap '' TERM HUP; sleep 20.12) & echo" }),
+        json!({ "command": "echo $$; for n in $(seq 300); do sleep 20.13 & done" }),
+        json!({ "command": "echo $$; sleep 20.14 & yes", "maxBufferBytes": 100 }),
     ] {
         let start = Instant::now();
-        run_in(&host, given);
-        assert!(!runs(mark), "{mark}");
+        let union = run_in(&host, given);
+        let group = union["result"]["stdout"].as_str().unwrap().lines().next().unwrap().parse().unwrap();
+        assert!(child::wait_until_gone(group, Duration::ZERO), "{union}");
         assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     }
 }
