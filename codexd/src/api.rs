@@ -18,6 +18,7 @@ use crate::core::{self, CALL_DEADLINE, Call, Create, Given, Page, Reply, Snapsho
 use crate::cut::sha1;
 use crate::disk::Disk;
 use crate::events::{self, Readers};
+use crate::metrics::Metrics;
 use crate::shell::Desk;
 use crate::state::{Key, Session};
 use crate::views::{self, Place};
@@ -41,6 +42,8 @@ pub struct App {
     pub limits: Asked,
     /// What is measured, and where transcripts are.
     pub disk: Disk,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 /// What callers may ask for.

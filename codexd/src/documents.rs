@@ -27,7 +27,8 @@ use crate::views::{self, Place};
 pub const VIEWS_EVERY: Duration = Duration::from_millis(100);
 /// After documents took so long, they rest this many times as long, so that many sessions cost a twentieth at most.
 pub const VIEWS_PAUSE: u32 = 19;
-const NEWEST: &str = "checkpoint.json";
+/// The newest checkpoint.
+pub const NEWEST: &str = "checkpoint.json";
 const OLDER: &str = "checkpoint.1.json";
 /// The form of a checkpoint; another is not read.
 const CHECKPOINT_VERSION: u32 = 1;

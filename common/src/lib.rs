@@ -16,6 +16,8 @@ pub mod sys;
 
 pub mod wire;
 
+pub mod metrics;
+
 pub mod http;
 pub mod websocket;
 

@@ -2,9 +2,11 @@
 //!
 //! Everything here is answered from memory; no call goes upstream.
 
+use std::sync::Arc;
+
 use common::Error;
 use common::config::LocalUrl;
-use common::http::{Answer, Request};
+use common::http::{Answer, Request, Stats};
 use common::time::Timestamp;
 use serde_json::{Value, json};
 
@@ -17,6 +19,7 @@ pub(crate) struct Node {
     /// Where it really listens: the configured URL with the port that the system chose.
     pub(crate) local_api: LocalUrl,
     pub(crate) codexd: Codexd,
+    pub(crate) stats: Arc<Stats>,
     pub(crate) started_at: Timestamp,
 }
 

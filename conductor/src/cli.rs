@@ -10,7 +10,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use common::config::{self, EXIT_FAILED, EXIT_UNAVAILABLE, EXIT_USAGE, LocalUrl, Usage, Values};
-use common::http::{Limits, Server, Style};
+use common::http::{Limits, Server, Stats, Style};
 use common::time::Timestamp;
 use common::{signal, sys, trace};
 use serde_json::Value;
@@ -117,14 +117,22 @@ fn start(config: Config) -> Result<(), Failure> {
 /// The node with all it serves.
 pub(crate) fn server(config: Config, local_api: LocalUrl, deadlines: Deadlines) -> Server<Node> {
     let codexd = Codexd::new(config.codexd.clone(), deadlines);
+    let stats = Stats::of(ROUTES);
     Server {
         routes: ROUTES,
         gate: access::gate(&config),
-        state: Arc::new(Node { config, local_api, codexd, started_at: Timestamp::now() }),
+        state: Arc::new(Node {
+            config,
+            local_api,
+            codexd,
+            stats: stats.clone(),
+            started_at: Timestamp::now(),
+        }),
         style: Style::Snake,
         unknown_route: |method, path| format!("Unknown conductor route {method} {path}."),
         authorize: access::authorize,
         limits: Limits::default(),
+        stats,
     }
 }
 

@@ -6,7 +6,7 @@ use common::codexd_api::{
 use common::http::{Route, Surface};
 
 use crate::api::{self, Node};
-use crate::codex;
+use crate::{codex, metrics};
 
 /// The table. What lies under `/v1/codex` goes to codexd, and so do the fields that its rows name.
 pub(crate) static ROUTES: &[Route<Node>] = &[
@@ -19,6 +19,7 @@ pub(crate) static ROUTES: &[Route<Node>] = &[
         "The runtime snapshot: identity, lease, addresses, warnings.",
         api::runtime,
     ),
+    Route::probe("probe.metrics", "/metrics", "Metrics in Prometheus' text format.", metrics::metrics),
     Route::read("service.health", "/health", "Health as JSON.", api::health).on(Surface::Both),
     Route::read("service.version", "/version", "Version and build.", api::version).on(Surface::Both),
     Route::read("codex.status", "/v1/codex", "State of codexd, and what can be done with it.", codex::status),

@@ -66,6 +66,11 @@ impl Keys {
         self.by_hash.get(hash).filter(|keyed| !expired(keyed, now))
     }
 
+    /// How many are remembered, expired ones too until they are looked at.
+    pub fn count(&self) -> usize {
+        self.by_hash.len()
+    }
+
     /// Whether there is room for one more.
     pub fn have_room(&self, now: Timestamp) -> bool {
         let oldest = self.by_age.values().next().and_then(|hash| self.by_hash.get(hash));
