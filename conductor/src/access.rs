@@ -10,6 +10,9 @@ use common::http::{Access, Gate, Kind, Request, Route};
 use crate::api::Node;
 use crate::config::{Auth, Config};
 
+/// What a proxy adds to the requests that it passes on, even where it puts our own address into `Host`.
+const FORWARDED: [&str; 4] = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip"];
+
 /// The host of the public reverse proxy, if there is one that is not this machine itself.
 pub(crate) fn public_host(config: &Config) -> Option<String> {
     let (_, rest) = config.control_api_base.as_deref()?.split_once("://")?;
@@ -29,7 +32,7 @@ pub(crate) fn gate(config: &Config) -> Gate {
 /// # Errors
 /// `unauthorized` where the token is asked for and missing, wrong, not configured, or a placeholder outside loopback.
 pub(crate) fn authorize(node: &Node, route: &Route<Node>, request: &Request) -> Result<(), Error> {
-    let outside = comes_from_outside(node, request.header("host").unwrap_or_default());
+    let outside = comes_from_outside(node, request);
     let asked = match (route.kind, route.access, node.config.auth) {
         (Kind::Probe, ..) => false,
         (_, Access::Token, _) | (_, _, Auth::All) | (Kind::Write, _, Auth::Writes) => true,
@@ -52,10 +55,14 @@ pub(crate) fn authorize(node: &Node, route: &Route<Node>, request: &Request) -> 
         .header("WWW-Authenticate", "Bearer realm=\"baa-conductor-host-ops\""))
 }
 
-fn comes_from_outside(node: &Node, host: &str) -> bool {
-    let host = without_port(host);
+/// Whether a request may have begun on another machine: it came for an address or a name that is not this machine's
+/// alone, or a proxy says that it passed it on.
+fn comes_from_outside(node: &Node, request: &Request) -> bool {
+    let here =
+        |host: &str| LocalUrl { host: without_port(host).to_ascii_lowercase(), port: 0 }.loopback().is_ok();
     node.local_api.loopback().is_err()
-        || public_host(&node.config).is_some_and(|public| public.eq_ignore_ascii_case(host))
+        || request.header("host").is_some_and(|host| !here(host))
+        || FORWARDED.iter().any(|name| request.header(name).is_some())
 }
 
 /// `host` of `host:port`; of a bracketed address the address.

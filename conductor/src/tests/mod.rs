@@ -4,6 +4,7 @@ mod failures;
 mod leaving;
 mod node;
 mod passing;
+mod safety;
 mod streams;
 mod tunnel;
 
