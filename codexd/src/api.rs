@@ -15,6 +15,7 @@ use crate::ceilings::Ceilings;
 use crate::core::{self, CALL_DEADLINE, Call, Create, Given, Page, Reply, Snapshot, StartTurn, Work};
 use crate::disk::Disk;
 use crate::events::{self, Readers};
+use crate::metrics::Metrics;
 use crate::shell::Desk;
 use crate::state::{Key, Session};
 use crate::views::{self, Place};
@@ -38,6 +39,8 @@ pub struct App {
     pub limits: Asked,
     /// What is measured, and where transcripts are.
     pub disk: Disk,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 /// What callers may ask for.

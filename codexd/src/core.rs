@@ -185,18 +185,21 @@ impl Core {
         let record = Record { seq: self.birth.next, at: now.wall, event };
         self.birth.next += 1;
         let line = event::render(&record);
+        let running = self.state.running_count();
         // The line itself is taken in, so that no replay can see anything else than this did. What is written was read
         // within stricter bounds than it is read back, so there is no other way.
         match event::parse(&line) {
             Ok(read) => self.state.apply(&read),
             Err(why) => panic!("a line of the log cannot be read back ({why}): {line}"),
         }
+        // What is told again of a turn that is over ends none.
+        let ended = record.event.turn_end().filter(|_| self.state.running_count() < running);
         let session_id = record.event.transcribed().map(str::to_owned);
         let whole = match &record.event {
             Event::App(notice) => notice.whole.clone(),
             _ => whole,
         };
-        out.push(Effect::Append { line, session_id, whole });
+        out.push(Effect::Append { line, session_id, whole, ended });
         self.tell_waiting(&record.event, out);
         record.seq
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::http::{Gate, Limits, Server, Style, admit_all};
+use common::http::{Gate, Limits, Server, Stats, Style, admit_all};
 use common::log::{Log, Opened};
 use common::time::{Clock, Timestamp};
 use common::{checkpoint, child, document, engine, signal, sys, trace};
@@ -21,6 +21,7 @@ use crate::core::{Birth, Input};
 use crate::disk::Disk;
 use crate::documents::{self, Documents, Paths};
 use crate::events::Readers;
+use crate::metrics::Metrics;
 use crate::shell::{self, Desk, Queues, Views, World};
 use crate::transcript::{Keeper, Transcripts};
 use crate::views::Place;
@@ -37,6 +38,8 @@ const STOP_GRACE: Duration = Duration::from_secs(1);
 /// A sentence: what could not be had, from the port to the disk.
 pub fn run(config: &Config) -> Result<(), String> {
     let process_started_at = Timestamp::now();
+    let routes = routes::table(&config.event_stream_path);
+    let stats = Stats::of(routes);
     sys::share_heap();
     signal::end_with_any_thread(&["http", "events"]);
     let paths = paths(config);
@@ -105,15 +108,33 @@ pub fn run(config: &Config) -> Result<(), String> {
     let default_cwd = config.external.is_none().then(|| config.server_cwd.clone());
     let limits = Asked { ceilings: config.ceilings.clone(), default_cwd };
     let disk = disk(config, shared);
-    let app = Arc::new(App { desk: desk.clone(), feed: feed.clone(), readers, place, service, limits, disk });
+    let metrics = Metrics {
+        http: stats.clone(),
+        tally: Arc::default(),
+        log_limits: config.log,
+        transcripts_limit: config.transcripts_total_bytes,
+        checkpoint: paths.state(checkpoint::NEWEST),
+    };
+    let tally = metrics.tally.clone();
+    let app = Arc::new(App {
+        desk: desk.clone(),
+        feed: feed.clone(),
+        readers,
+        place,
+        service,
+        limits,
+        disk,
+        metrics,
+    });
     let server = Server {
-        routes: routes::table(&config.event_stream_path),
+        routes,
         state: app,
         style: Style::Camel,
         gate: Gate::default(),
         unknown_route: |method, path| format!("Unknown codexd route {method} {path}."),
         authorize: admit_all,
         limits: Limits::default(),
+        stats,
     };
     let running = server.start(listener).map_err(said("the listener cannot be served"))?;
     signal::on_stop(move |name| {
@@ -132,6 +153,7 @@ pub fn run(config: &Config) -> Result<(), String> {
         documents: Some(documents),
         link: None,
         told: Default::default(),
+        tally,
         transcripts,
         views: Views::new([covered, after]),
     };

@@ -298,6 +298,18 @@ impl Event {
             _ => None,
         }
     }
+
+    /// How a turn ends with this event, if one does.
+    pub fn turn_end(&self) -> Option<TurnStatus> {
+        match self {
+            Event::App(notice) if notice.method == "turn/completed" => {
+                notice.end.as_ref().map(|end| end.status)
+            }
+            Event::TurnInterrupted { .. } => Some(TurnStatus::Interrupted),
+            Event::TurnSettled { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
 }
 
 /// How much an event matters to whoever reads the log.

@@ -4,12 +4,11 @@ mod filter;
 mod page;
 mod stream;
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::http::{Answer, Request, Writer};
+use common::http::{Answer, Request};
 use common::log::{Feed, Seq};
 use common::{Error, error, websocket, wire};
 
@@ -34,12 +33,23 @@ const READ_BYTES: usize = 64 * 1024;
 pub struct Readers {
     all: AtomicUsize,
     websockets: AtomicUsize,
+    streams: AtomicUsize,
 }
 
 impl Readers {
     /// How many WebSockets there are.
     pub fn websockets(&self) -> usize {
         self.websockets.load(Ordering::Relaxed)
+    }
+
+    /// How many streams of server-sent events there are.
+    pub fn streams(&self) -> usize {
+        self.streams.load(Ordering::Relaxed)
+    }
+
+    /// How many pages wait for an event.
+    pub fn pages(&self) -> usize {
+        self.all.load(Ordering::Relaxed).saturating_sub(self.websockets() + self.streams())
     }
 
     /// Takes one of the seats.
@@ -52,28 +62,42 @@ impl Readers {
             let message = format!("There are {MAX_READERS} readers of events already.");
             return Err(Error::new(error::OVERLOADED, message).header("Retry-After", "5"));
         }
-        Ok(Seat { readers: self.clone(), websocket: false })
+        Ok(Seat { readers: self.clone(), lasts: None })
     }
 }
 
 /// A reader's right to be one; given back when dropped.
 pub struct Seat {
     readers: Arc<Readers>,
-    websocket: bool,
+    lasts: Option<Lasts>,
+}
+
+/// How a reader follows the log that is no page.
+#[derive(Clone, Copy)]
+enum Lasts {
+    WebSocket,
+    Sse,
 }
 
 impl Seat {
-    fn is_websocket(&mut self) {
-        self.websocket = true;
-        self.readers.websockets.fetch_add(1, Ordering::Relaxed);
+    fn lasts(&mut self, how: Lasts) {
+        self.lasts = Some(how);
+        self.count(how).fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn count(&self, how: Lasts) -> &AtomicUsize {
+        match how {
+            Lasts::WebSocket => &self.readers.websockets,
+            Lasts::Sse => &self.readers.streams,
+        }
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
         self.readers.all.fetch_sub(1, Ordering::SeqCst);
-        if self.websocket {
-            self.readers.websockets.fetch_sub(1, Ordering::Relaxed);
+        if let Some(how) = self.lasts {
+            self.count(how).fetch_sub(1, Ordering::Relaxed);
         }
     }
 }
@@ -115,27 +139,26 @@ pub fn answer(request: &Request, feed: &Arc<Feed>, readers: &Arc<Readers>) -> Re
     if request.wants_websocket() {
         let mut stream = Stream::new(feed, readers.enter()?, wanted);
         return websocket::upgrade(request, move |peer| {
-            stream.seat.is_websocket();
+            stream.seat.lasts(Lasts::WebSocket);
             peer.run("events", |_| (), |frames, until| stream.fill(frames, until));
         });
     }
     if request.accepts("text/event-stream") {
-        let mut stream = Stream::new(feed, readers.enter()?, wanted);
-        return Ok(sse(move |writer| stream.run_sse(writer)));
+        return Ok(sse(Stream::new(feed, readers.enter()?, wanted)));
     }
     page::answer(request, feed, readers, wanted)
 }
 
 /// Streams the events of one turn from its `turn.accepted`, which is event `seq`, to its end.
 pub fn turn(feed: &Arc<Feed>, seat: Seat, turn_id: String, seq: Seq) -> Answer {
-    let mut stream = Stream::of_turn(feed, seat, turn_id, seq - 1);
-    sse(move |writer| stream.run_sse(writer))
+    sse(Stream::of_turn(feed, seat, turn_id, seq - 1))
 }
 
-fn sse(run: impl FnOnce(&mut Writer) -> io::Result<()> + Send + 'static) -> Answer {
+fn sse(mut stream: Stream) -> Answer {
+    stream.seat.lasts(Lasts::Sse);
     let headers = vec![
         ("Content-Type", "text/event-stream; charset=utf-8".into()),
         ("Cache-Control", "no-store".into()),
     ];
-    Answer::Stream { status: 200, headers, run: Box::new(run) }
+    Answer::Stream { status: 200, headers, run: Box::new(move |writer| stream.run_sse(writer)) }
 }

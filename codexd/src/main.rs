@@ -5,7 +5,7 @@
 //! step, with its parts in `sessions`, `turns`, `interrupts`, `approvals`, `history`, `requests`, `supervise` and `deltas`;
 //! `shell` performs it; `app_server` speaks with the child; `routes`, `api`, `events` and `views` speak with callers;
 //! `transcript` keeps what
-//! the log forgets; `disk` measures; `daemon` puts it all together.
+//! the log forgets; `disk` measures, `metrics` counts; `daemon` puts it all together.
 
 mod api;
 mod app_server;
@@ -23,6 +23,7 @@ mod event;
 mod events;
 mod history;
 mod interrupts;
+mod metrics;
 mod requests;
 mod routes;
 mod sessions;

@@ -8,6 +8,7 @@ use common::codexd_api::{
 use common::http::Route;
 
 use crate::api::{self, App};
+use crate::metrics;
 
 /// The table. The event stream's path is configurable, so it is made once at start, and lives as long as the process.
 pub fn table(event_stream_path: &str) -> &'static [Route<App>] {
@@ -15,6 +16,7 @@ pub fn table(event_stream_path: &str) -> &'static [Route<App>] {
     let rows = vec![
         Route::probe("probe.healthz", "/healthz", "Says `ok` while the process serves.", api::healthz),
         Route::probe("probe.readyz", "/readyz", "Says `ready` while app-server takes work.", api::readyz),
+        Route::probe("probe.metrics", "/metrics", "Metrics in Prometheus' text format.", metrics::metrics),
         Route::read(
             "status",
             STATUS,

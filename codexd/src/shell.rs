@@ -17,6 +17,7 @@ use crossbeam_channel::{Sender, bounded};
 use crate::app_server::{AppServer, Link};
 use crate::core::{Birth, CALL_DEADLINE, Call, CallId, Core, Effect, Input, Reply, SessionSeen, Snapshot};
 use crate::documents::{self, Documents, Paths, VIEWS_EVERY, VIEWS_PAUSE};
+use crate::metrics::Tally;
 use crate::state::{ChildStatus, State};
 use crate::transcript::Keeper;
 
@@ -79,6 +80,8 @@ pub struct World {
     pub link: Option<Link>,
     /// What was last said of the child.
     pub told: ChildStatus,
+    /// What `GET /metrics` shows of what is done here.
+    pub tally: Arc<Tally>,
     /// What is kept of turns.
     pub transcripts: Keeper,
     /// What the documents should say and do not yet, and from when on they may.
@@ -154,6 +157,7 @@ impl Shell<Core> for World {
                 documents::replay(&self.paths)?
             }
         };
+        self.tally.taken_up(&state);
         self.taken_up = Some(state.clone()); // a full disk is tried again each second: not all of it is read each time
         self.birth.next = log.next();
         Ok(Core::new(state, self.birth.clone()))
@@ -173,6 +177,7 @@ impl Shell<Core> for World {
     fn committed(&mut self, machine: &Core, now: Now, log: &mut Log, closed: Option<Seq>) {
         self.birth.new_log_id = None;
         self.taken_up = None;
+        self.tally.stands(machine.state());
         self.tell_of_child(machine);
         self.transcripts.catch_up(
             log.feed(),
@@ -196,10 +201,14 @@ impl Shell<Core> for World {
 
     fn perform(&mut self, effect: Effect) -> bool {
         match effect {
-            Effect::Append { line, session_id: Some(session_id), .. } => {
-                self.transcripts.append(&session_id, &line);
+            Effect::Append { line, session_id, ended, .. } => {
+                if let Some(session_id) = session_id {
+                    self.transcripts.append(&session_id, &line);
+                }
+                if let Some(status) = ended {
+                    self.tally.turn_ended(status);
+                }
             }
-            Effect::Append { session_id: None, .. } => {}
             Effect::Forget { session_id } => self.transcripts.forget(&session_id),
             Effect::Reply { id, outcome } => self.desk.reply(id, outcome),
             Effect::Spawn(epoch) => {
@@ -229,6 +238,7 @@ impl Shell<Core> for World {
 
     fn refuse(&mut self, effects: Vec<Effect>, machine: &Core, why: &io::Error) {
         trace::error(None, format_args!("the state could not be made durable: {why}"));
+        self.tally.storage_failed();
         let replies = effects.into_iter().filter_map(|effect| match effect {
             Effect::Reply { id, .. } => Some(id),
             _ => None,

@@ -50,6 +50,9 @@ pub struct State {
     /// How many take turns; made from `sessions`.
     #[serde(skip)]
     open: usize,
+    /// How many have a turn that has not ended; made from `sessions`.
+    #[serde(skip)]
+    running: usize,
     /// Sessions whose turn has not ended, or that have open items; made from `sessions`.
     #[serde(skip)]
     busy: BTreeSet<Seq>,
@@ -149,6 +152,11 @@ impl State {
     /// How many of them take turns.
     pub fn open_count(&self) -> usize {
         self.open
+    }
+
+    /// How many of all have a turn that has not ended.
+    pub fn running_count(&self) -> usize {
+        self.running
     }
 
     /// The sessions that have something that a death would end, oldest first.
@@ -308,7 +316,7 @@ impl State {
 
     /// Keeps what is made from the sessions, which a checkpoint does not carry.
     fn mark(&mut self, seq: Seq, before: Option<Marks>, after: Option<Marks>) {
-        if let Some(Marks { thread_id, turn_id, open, .. }) = before {
+        if let Some(Marks { thread_id, turn_id, open, runs, .. }) = before {
             // Somebody else may have come to serve the thread since.
             if self.threads.get(&thread_id) == Some(&seq) {
                 self.threads.remove(&thread_id);
@@ -316,8 +324,9 @@ impl State {
             turn_id.and_then(|turn_id| self.turns.remove(&turn_id));
             self.busy.remove(&seq);
             self.open -= usize::from(open);
+            self.running -= usize::from(runs);
         }
-        if let Some(Marks { thread_id, turn_id, open, serves, busy }) = after {
+        if let Some(Marks { thread_id, turn_id, open, runs, serves, busy }) = after {
             if serves {
                 self.threads.insert(thread_id, seq);
             }
@@ -326,6 +335,7 @@ impl State {
                 self.busy.insert(seq);
             }
             self.open += usize::from(open);
+            self.running += usize::from(runs);
         }
     }
 
@@ -414,6 +424,7 @@ struct Marks {
     thread_id: String,
     turn_id: Option<String>,
     open: bool,
+    runs: bool,
     /// What the child says of its thread is about this session.
     serves: bool,
     busy: bool,
@@ -425,6 +436,7 @@ impl Marks {
             thread_id: session.thread_id.clone(),
             turn_id: session.last.as_ref().map(|last| last.id.clone()),
             open: session.open,
+            runs: session.turn.is_some(),
             serves: session.open || session.turn.is_some(),
             busy: session.is_busy(),
         }

@@ -12,7 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::document::{self, Durability};
 use crate::log::Seq;
 
-const NEWEST: &str = "checkpoint.json";
+/// The newest checkpoint.
+pub const NEWEST: &str = "checkpoint.json";
 const OLDER: &str = "checkpoint.1.json";
 /// The form of a checkpoint; another is not read.
 const VERSION: u32 = 1;

@@ -110,6 +110,11 @@ impl<O> Keys<O> {
         }
     }
 
+    /// How many are remembered, expired ones too until they are looked at.
+    pub fn count(&self) -> usize {
+        self.by_hash.len()
+    }
+
     /// Whether there is room for one more.
     fn have_room(&self, now: Timestamp) -> bool {
         let oldest = self.by_age.values().next().and_then(|hash| self.by_hash.get(hash));

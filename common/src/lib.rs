@@ -18,6 +18,8 @@ pub mod sys;
 
 pub mod wire;
 
+pub mod metrics;
+
 pub mod http;
 pub mod websocket;
 

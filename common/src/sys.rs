@@ -66,12 +66,36 @@ pub fn has_left(stream: &TcpStream) -> bool {
     seen == 0 || (seen < 0 && !waits(io::Error::last_os_error().kind()))
 }
 
-/// Raises the soft limit of open descriptors to the hard one (at most 65 536, which macOS takes too), and says what it is then.
-pub fn raise_descriptor_limit() -> io::Result<u64> {
-    const CEILING: libc::rlim_t = 65_536;
+/// How many descriptors may be open, and how far that may be raised.
+fn descriptor_limits() -> io::Result<libc::rlimit> {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: `limit` is valid for writes for the whole call.
     check(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &mut limit) })?;
+    Ok(limit)
+}
+
+/// How many descriptors may be open.
+pub fn descriptor_limit() -> io::Result<u64> {
+    descriptor_limits().map(|limit| limit.rlim_cur)
+}
+
+/// The processor time that all threads of this process have used.
+pub fn cpu_time() -> io::Result<Duration> {
+    // SAFETY: rusage is plain data for which all zeroes is a valid value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: `usage` is valid for writes for the whole call.
+    check(unsafe { libc::getrusage(libc::RUSAGE_SELF, &mut usage) })?;
+    let time = |part: libc::timeval| {
+        let (seconds, micros) = (u64::try_from(part.tv_sec), u64::try_from(part.tv_usec));
+        Duration::from_secs(seconds.unwrap_or(0)) + Duration::from_micros(micros.unwrap_or(0))
+    };
+    Ok(time(usage.ru_utime) + time(usage.ru_stime))
+}
+
+/// Raises the soft limit of open descriptors to the hard one (at most 65 536, which macOS takes too), and says what it is then.
+pub fn raise_descriptor_limit() -> io::Result<u64> {
+    const CEILING: libc::rlim_t = 65_536;
+    let mut limit = descriptor_limits()?;
     let wanted = limit.rlim_max.min(CEILING);
     if limit.rlim_cur < wanted {
         let raised = libc::rlimit { rlim_cur: wanted, rlim_max: limit.rlim_max };

@@ -10,6 +10,9 @@ use common::http::{Access, Gate, Kind, Request, Route};
 use crate::api::Node;
 use crate::config::{Auth, Config};
 
+/// What a proxy adds to the requests that it passes on, even where it puts our own address into `Host`.
+const FORWARDED: [&str; 4] = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip"];
+
 /// The host of the public reverse proxy, if there is one that is not this machine itself.
 pub(crate) fn public_host(config: &Config) -> Option<String> {
     let (_, rest) = config.control_api_base.as_deref()?.split_once("://")?;
@@ -68,10 +71,14 @@ fn token(node: &Node, request: &Request) -> Result<(), Error> {
         .header("WWW-Authenticate", "Bearer realm=\"baa-conductor-host-ops\""))
 }
 
+/// Whether a request may have begun on another machine: it came for an address or a name that is not this machine's
+/// alone, or a proxy says that it passed it on.
 fn comes_from_outside(node: &Node, request: &Request) -> bool {
-    let host = without_port(request.header("host").unwrap_or_default());
+    let here =
+        |host: &str| LocalUrl { host: without_port(host).to_ascii_lowercase(), port: 0 }.loopback().is_ok();
     node.local_api.loopback().is_err()
-        || public_host(&node.config).is_some_and(|public| public.eq_ignore_ascii_case(host))
+        || request.header("host").is_some_and(|host| !here(host))
+        || FORWARDED.iter().any(|name| request.header(name).is_some())
 }
 
 /// `host` of `host:port`; of a bracketed address the address.

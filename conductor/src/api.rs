@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError, Weak};
 
 use common::config::LocalUrl;
 use common::desk::CallId;
-use common::http::{Answer, Request};
+use common::http::{Answer, Request, Stats};
+use common::log::Feed;
 use common::time::Timestamp;
 use common::{Error, trace};
 use serde_json::{Value, json};
@@ -16,6 +17,7 @@ use crate::core::Reply;
 use crate::firefox::Bridge;
 use crate::host::Host;
 use crate::lease::{Lease, LeaseState};
+use crate::routes::ROUTES;
 use crate::shell::{self, Desk};
 use crate::state::State;
 use crate::system::Board;
@@ -28,6 +30,7 @@ pub(crate) struct Node {
     pub(crate) local_api: LocalUrl,
     pub(crate) codexd: Codexd,
     pub(crate) host: Host,
+    pub(crate) stats: Arc<Stats>,
     pub(crate) started_at: Timestamp,
     /// Who leads.
     pub(crate) lease: Lease,
@@ -35,6 +38,8 @@ pub(crate) struct Node {
     pub(crate) board: Board,
     /// The way to the core, once this node leads.
     pub(crate) desk: OnceLock<Desk>,
+    /// The log, once this node writes it.
+    pub(crate) feed: OnceLock<Arc<Feed>>,
     pub(crate) bridge: Arc<Bridge>,
     /// What a node that stands by has read of the leader's log.
     followed: Mutex<State>,
@@ -49,11 +54,13 @@ impl Node {
             lease: Lease::new(&config),
             codexd: Codexd::new(config.codexd.clone(), deadlines),
             host: Host::new(&config),
+            stats: Stats::of(ROUTES),
             config,
             local_api,
             started_at: Timestamp::now(),
             board: Board::default(),
             desk: OnceLock::new(),
+            feed: OnceLock::new(),
             bridge: Arc::default(),
             followed: Mutex::default(),
             announced: Once::new(),
@@ -83,9 +90,9 @@ impl Node {
     }
 
     /// Opens the way to the core: from now on this node follows nobody.
-    pub(crate) fn open_desk(&self, desk: Desk) {
+    pub(crate) fn open_desk(&self, desk: Desk, feed: &Arc<Feed>) {
         let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
-        let _ = self.desk.set(desk);
+        let _ = (self.feed.set(feed.clone()), self.desk.set(desk));
         *followed = State::default();
     }
 

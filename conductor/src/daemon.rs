@@ -69,6 +69,7 @@ impl Daemon {
             unknown_route: |method, path| format!("Unknown conductor route {method} {path}."),
             authorize: access::authorize,
             limits: Limits::default(),
+            stats: node.stats.clone(),
         };
         let running = server.start(listener).map_err(said("cannot serve"))?;
         let renewing = renew(node.clone()).map_err(said("no thread for the lease"))?;
@@ -150,7 +151,7 @@ fn lead(node: &Arc<Node>, calls: Sender<Input>, inbox: Receiver<Input>) -> Resul
         term: state.term().max(node.lease.last_term().map_err(said("lease.json"))?) + 1,
         pid: std::process::id(),
     };
-    node.open_desk(Desk::new("conductor", calls));
+    node.open_desk(Desk::new("conductor", calls), log.feed());
     let mut world = World {
         node: node.clone(),
         birth,

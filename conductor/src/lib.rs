@@ -4,7 +4,7 @@
 //! In reading order: `cli`, `config`, `daemon` (from the listener to the last document); `routes` (every route on one
 //! screen), `access`, `api`, `system`, `controllers`, `tasks`, `firefox` and `codex` (what they do), `upstream` (codexd, and
 //! how it fails); `event` and `state` (what happened, and what it adds up to), `core` (the one step), `shell` (performs it),
-//! `lease` (who leads); `host` (commands and files), `results` (what commands came to).
+//! `lease` (who leads), `metrics`; `host` (commands and files), `results` (what commands came to).
 
 mod access;
 mod api;
@@ -18,6 +18,7 @@ mod event;
 mod firefox;
 mod host;
 mod lease;
+mod metrics;
 mod results;
 mod routes;
 mod shell;

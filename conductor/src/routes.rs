@@ -8,7 +8,7 @@ use common::http::{Route, Surface};
 use crate::api::{self, Node};
 use crate::host::{self, Exec, ReadFile, UNION, WriteFile};
 use crate::system::{self, ChangeBody};
-use crate::{codex, controllers, firefox, tasks};
+use crate::{codex, controllers, firefox, metrics, tasks};
 
 /// The table. What lies under `/v1/codex` goes to codexd, and so do the fields that its rows name.
 pub(crate) static ROUTES: &[Route<Node>] = &[
@@ -21,6 +21,7 @@ pub(crate) static ROUTES: &[Route<Node>] = &[
         "The runtime snapshot: identity, lease, addresses, warnings.",
         api::runtime,
     ),
+    Route::probe("probe.metrics", "/metrics", "Metrics in Prometheus' text format.", metrics::metrics),
     Route::read("service.health", "/health", "Health as JSON.", api::health).on(Surface::Both),
     Route::read("service.version", "/version", "Version and build.", api::version).on(Surface::Both),
     Route::read("system.state", "/v1/system/state", "The mode, who set it, and the lease.", system::state)

@@ -23,6 +23,8 @@ use ureq::{Agent, AsSendBody, Body, http};
 use lasting::{Lasting, Lasts, while_there};
 use tunnel::Answered;
 
+use crate::metrics::Calls;
+
 /// Connections that wait for the next call, some 30 KB each. More at once are made and closed again.
 pub(crate) const MAX_IDLE_CONNECTIONS: usize = 8;
 /// Below the 60 s after which codexd closes an idle connection, so that we never write into a closing one.
@@ -67,13 +69,24 @@ pub(crate) struct Codexd {
     agent: Agent,
     /// Streams and WebSockets, so that they can be ended while calls in flight go on.
     lasting: Arc<Lasting>,
+    calls: Calls,
     deadlines: Deadlines,
 }
 
 impl Codexd {
     /// codexd at `base`; without one, every call fails and says so.
     pub(crate) fn new(base: Option<LocalUrl>, deadlines: Deadlines) -> Codexd {
-        Codexd { base, agent: agent(), lasting: Arc::default(), deadlines }
+        Codexd { base, agent: agent(), lasting: Arc::default(), calls: Calls::default(), deadlines }
+    }
+
+    /// What came of the calls so far.
+    pub(crate) fn calls(&self) -> &Calls {
+        &self.calls
+    }
+
+    /// Streams and WebSockets that pass through.
+    pub(crate) fn streams(&self) -> usize {
+        self.lasting.count()
     }
 
     /// Ends every stream and takes no new one; calls go on. A stream has no end of its own that a stop could wait for.
@@ -130,8 +143,22 @@ impl Call<'_> {
 impl Codexd {
     /// codexd's answer as it is; a stream if the caller asked for one and codexd gives one.
     pub(crate) fn pass(&self, call: &Call) -> Result<Answer, Error> {
+        self.calls.count(|| self.pass_on(call))
+    }
+
+    /// codexd's status and `data`.
+    pub(crate) fn call(&self, call: &Call) -> Result<(u16, Value), Error> {
+        self.calls.count(|| self.ask(call))
+    }
+
+    /// A WebSocket from the caller to codexd. Until codexd has taken it, all fails like any other call.
+    pub(crate) fn tunnel(&self, call: &Call) -> Result<Answer, Error> {
+        self.calls.count(|| self.connect(call))
+    }
+
+    fn pass_on(&self, call: &Call) -> Result<Answer, Error> {
         if !call.streams() && call.wait.is_zero() {
-            let (status, data) = self.call(call)?;
+            let (status, data) = self.ask(call)?;
             return Ok(Answer::Json { status, data });
         }
         // A client of its own, which can be ended alone.
@@ -158,13 +185,11 @@ impl Codexd {
         Ok(Answer::Json { status, data })
     }
 
-    /// codexd's status and `data`.
-    pub(crate) fn call(&self, call: &Call) -> Result<(u16, Value), Error> {
+    fn ask(&self, call: &Call) -> Result<(u16, Value), Error> {
         self.receive(call, self.send(&self.agent, call)?)
     }
 
-    /// A WebSocket from the caller to codexd. Until codexd has taken it, all fails like any other call.
-    pub(crate) fn tunnel(&self, call: &Call) -> Result<Answer, Error> {
+    fn connect(&self, call: &Call) -> Result<Answer, Error> {
         let base = self.base()?;
         let mut head = format!(
             "GET {} HTTP/1.1\r\nhost: {}\r\nconnection: Upgrade\r\nupgrade: websocket\r\nx-request-id: {}\r\n",

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use e2e::codex::Codex;
-use e2e::http::{Response, get, post};
+use e2e::http::{Response, get, metric, post};
 use e2e::node::Node;
 use e2e::process::Launch;
 use e2e::reader::{Reader, seq};
@@ -96,6 +96,10 @@ impl Bench {
         let child = self.node.status()["snapshot"]["daemon"]["child"].take();
         assert_eq!((&child["status"], &child["pid"]), (&json!("stopped"), &json!(null)), "{child}");
         assert_eq!(from_disk(&self.node), sessions, "`codexd status` reads the same");
+        let metric = |sample: &str| metric(self.node.codexd.url(), sample).unwrap();
+        assert!(metric("baa_codexd_storage_failures_total") >= 1.0);
+        assert_eq!(metric("baa_codexd_sessions{status=\"active\"}"), sessions.len() as f64);
+        assert_eq!(metric("baa_codexd_child_up"), 0.0);
     }
 
     /// What must hold once there is room.

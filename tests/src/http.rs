@@ -70,6 +70,17 @@ pub fn post(url: &str, body: &Value) -> Response {
     request("POST", url, &[("content-type", "application/json")], body.to_string().as_bytes())
 }
 
+/// The number that `GET /metrics` of the daemon at `base` shows for a sample (`name`, or `name{label="value"}`); none if it
+/// shows no such sample.
+#[track_caller]
+pub fn metric(base: &str, sample: &str) -> Option<f64> {
+    let page = get(&format!("{base}/metrics"));
+    assert_eq!(page.status, 200, "{}", page.text());
+    let text = page.text();
+    let value = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '))?;
+    Some(value.parse().unwrap_or_else(|error| panic!("no number ({error}): {sample} {value}")))
+}
+
 /// Any request; panics if there is no whole answer.
 #[track_caller]
 pub fn request(method: &str, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {

@@ -14,6 +14,7 @@ use crate::app_server::protocol::RpcError;
 use crate::ceilings::Ceilings;
 use crate::cut::Whole;
 use crate::event::Notice;
+use crate::state::TurnStatus;
 
 /// Everything that happens.
 #[derive(Debug)]
@@ -66,6 +67,8 @@ pub enum Effect {
         session_id: Option<String>,
         /// What the line holds cut: to be safe on disk before the line is.
         whole: Option<Arc<Whole>>,
+        /// How the turn ended that it ends.
+        ended: Option<TurnStatus>,
     },
     /// Let go of what is kept of a session's turns.
     Forget { session_id: String },

@@ -6,7 +6,7 @@ use serde_json::{Map, json};
 
 use crate::app_server::protocol::RpcError;
 
-use crate::state::Key;
+use crate::state::{Key, TurnStatus};
 
 mod lives;
 mod running;
@@ -36,6 +36,8 @@ struct Desk {
     mono: u64,
     asked: Vec<(u64, String)>,
     seen: Vec<String>,
+    /// How turns ended, as it is counted.
+    ended: Vec<TurnStatus>,
     /// The approval that was answered last.
     approval: Option<String>,
     /// What it took up.
@@ -51,6 +53,7 @@ impl Desk {
             mono: 0,
             asked: Vec::new(),
             seen: Vec::new(),
+            ended: Vec::new(),
             approval: None,
             born: state,
         };
@@ -75,7 +78,8 @@ impl Desk {
     /// An effect in a few words: `+type` is a line of the log.
     fn word(&mut self, effect: Effect) -> Option<String> {
         Some(match effect {
-            Effect::Append { line, .. } => {
+            Effect::Append { line, ended, .. } => {
+                self.ended.extend(ended);
                 let event: Value = serde_json::from_str(&line).unwrap();
                 self.log.push(line);
                 let kind = event["type"].as_str().unwrap().to_owned();

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use super::request::new_request_id;
 use super::response::{self, Shape, Style};
 use super::session::Session;
-use super::{FEWEST_DESCRIPTORS, Gate, Limits, RESERVED_DESCRIPTORS, Request, Route};
+use super::{FEWEST_DESCRIPTORS, Gate, Limits, RESERVED_DESCRIPTORS, Request, Route, Stats};
 use crate::error::OVERLOADED;
 use crate::{Error, sys, trace};
 
@@ -41,6 +41,8 @@ pub struct Server<S: 'static> {
     pub authorize: fn(&S, &Route<S>, &Request) -> Result<(), Error>,
     /// The bounds; `Limits::default()` outside tests.
     pub limits: Limits,
+    /// Where it counts what it does.
+    pub stats: Arc<Stats>,
 }
 
 /// An `authorize` that lets everybody in.
@@ -52,10 +54,6 @@ pub fn admit_all<S>(_: &S, _: &Route<S>, _: &Request) -> Result<(), Error> {
 pub(super) struct Shared<S: 'static> {
     pub(super) server: Server<S>,
     pub(super) address: SocketAddr,
-    /// Bytes of request bodies in memory.
-    pub(super) bodies: Arc<AtomicUsize>,
-    /// Bytes of large answers in memory.
-    pub(super) answers: Arc<AtomicUsize>,
     desk: Arc<Desk>,
 }
 
@@ -64,6 +62,8 @@ pub(super) struct Shared<S: 'static> {
 struct Desk {
     stopping: AtomicBool,
     open: Mutex<Open>,
+    /// How many they are, for who only wants to know that.
+    count: Arc<AtomicUsize>,
     left: Condvar,
 }
 
@@ -89,14 +89,9 @@ impl<S: Send + Sync + 'static> Server<S> {
         // One that finds the queue full is heard only after its system's next try, a second later.
         sys::set_backlog(&listener, self.limits.connections)?;
         let address = listener.local_addr()?;
-        let desk = Arc::new(Desk::default());
-        let shared = Shared {
-            server: self,
-            address,
-            bodies: Arc::default(),
-            answers: Arc::default(),
-            desk: desk.clone(),
-        };
+        self.stats.most_connections.store(self.limits.connections, Ordering::Relaxed);
+        let desk = Arc::new(Desk { count: self.stats.connections.clone(), ..Desk::default() });
+        let shared = Shared { server: self, address, desk: desk.clone() };
         let accept = thread::Builder::new()
             .name("http-accept".to_string())
             .spawn(move || accept(&listener, &Arc::new(shared)))?;
@@ -162,6 +157,20 @@ impl Desk {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn enter(&self, connection: Arc<Connection>) {
+        let mut open = self.open();
+        open.insert(connection.number, connection);
+        self.count.store(open.len(), Ordering::Relaxed);
+    }
+
+    /// Says whether it was the last one.
+    fn leave(&self, number: u64) -> bool {
+        let mut open = self.open();
+        open.remove(&number);
+        self.count.store(open.len(), Ordering::Relaxed);
+        open.is_empty()
+    }
+
     fn wait_empty<'a>(&self, mut open: MutexGuard<'a, Open>, deadline: Instant) -> MutexGuard<'a, Open> {
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -214,22 +223,23 @@ fn take<S: Send + Sync>(shared: &Arc<Shared<S>>, connection: Connection) {
     let limits = &shared.server.limits;
     let open = shared.desk.open().len();
     if open >= limits.connections {
+        shared.server.stats.refused.fetch_add(1, Ordering::Relaxed);
         return refuse(&connection.stream, shared.server.style);
     }
     let reserved = open + limits.reserved >= limits.connections;
     let (theirs, connection) = (shared.clone(), Arc::new(connection));
-    shared.desk.open().insert(connection.number, connection.clone());
+    shared.desk.enter(connection.clone());
     let number = connection.number;
     let builder = thread::Builder::new().name("http".to_string()).stack_size(STACK_BYTES);
     let spawned = builder.spawn(move || {
         let _left = Leaving(&theirs.desk, number);
         match prepare(&connection.stream, &theirs.server.limits) {
-            Ok(()) => Session { shared: &theirs, connection: &connection, reserved }.serve(),
+            Ok(()) => Session::new(&theirs, &connection, reserved).serve(),
             Err(error) => trace::debug(None, format_args!("connection of {}: {error}", connection.peer)),
         }
     });
     if let Err(error) = spawned {
-        shared.desk.open().remove(&number);
+        shared.desk.leave(number);
         trace::warn(None, format_args!("no thread for a connection: {error}"));
         thread::sleep(PAUSE);
     }
@@ -240,11 +250,7 @@ struct Leaving<'a>(&'a Desk, u64);
 
 impl Drop for Leaving<'_> {
     fn drop(&mut self) {
-        let last = {
-            let mut open = self.0.open();
-            open.remove(&self.1);
-            open.is_empty()
-        };
+        let last = self.0.leave(self.1);
         self.0.left.notify_all();
         if last {
             sys::trim_heap(); // a crowd's buffers would stay with us through a quiet night

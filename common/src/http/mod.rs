@@ -5,7 +5,7 @@
 //! sessions, tasks or tokens.
 //!
 //! In reading order: `route` (the table), `listener` (accept and stop), `session` (one connection), `incoming` (bytes
-//! in), `request`, `gate`, `response` (bytes out).
+//! in), `request`, `gate`, `response` (bytes out), `stats` (what is counted).
 
 mod gate;
 mod incoming;
@@ -14,6 +14,7 @@ mod request;
 mod response;
 mod route;
 mod session;
+mod stats;
 
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ pub use listener::{Running, Server, admit_all};
 pub use request::{Client, Request};
 pub use response::{Answer, Run, Socket, Style, Writer};
 pub use route::{Access, Handler, Kind, Method, Route, Surface, faults};
+pub use stats::Stats;
 
 /// Connections at once. A thread and a descriptor each; far above what one node needs.
 pub const MAX_CONNECTIONS: usize = 1024;

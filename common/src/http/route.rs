@@ -191,7 +191,8 @@ impl<S> Route<S> {
 
 /// What the table says about a method and a path.
 pub(super) enum Found<S: 'static> {
-    Route(&'static Route<S>),
+    /// The row, and its place in the table.
+    Route(&'static Route<S>, usize),
     /// The path is there, the method is not; the value of `Allow`.
     Allow(String),
     Nothing,
@@ -201,9 +202,9 @@ pub(super) enum Found<S: 'static> {
 pub(super) fn find<S>(routes: &'static [Route<S>], method: &str, path: &str) -> Found<S> {
     let wanted = if method == "HEAD" { "GET" } else { method };
     let mut allow = Vec::new();
-    for route in routes.iter().filter(|route| route.matches(path)) {
+    for (row, route) in routes.iter().enumerate().filter(|(_, route)| route.matches(path)) {
         if route.method.as_str() == wanted {
-            return Found::Route(route);
+            return Found::Route(route, row);
         }
         allow.push(match route.method {
             Method::Get => "GET, HEAD",
@@ -365,7 +366,10 @@ mod tests {
     fn a_request_finds_its_row_or_what_is_allowed() {
         let check = |method: &str, path: &str, expected: &str| {
             let found = match find(TABLE, method, path) {
-                Found::Route(route) => route.id.to_string(),
+                Found::Route(route, row) => {
+                    assert_eq!(TABLE[row].id, route.id);
+                    route.id.to_string()
+                }
                 Found::Allow(allow) => format!("allow {allow}"),
                 Found::Nothing => "nothing".to_string(),
             };

@@ -2,8 +2,11 @@
 //!
 //! Owns the order in which a request can be refused. Knows nothing of other connections.
 
+use std::cell::Cell;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use super::incoming::{Held, Incoming, Refused, close_gently};
 use super::listener::{Connection, Shared, overloaded};
@@ -18,10 +21,13 @@ const COUNTED_ANSWER_BYTES: usize = 64 * 1024;
 
 /// One connection's thread.
 pub(super) struct Session<'a, S: 'static> {
-    pub(super) shared: &'a Shared<S>,
-    pub(super) connection: &'a Connection,
+    shared: &'a Shared<S>,
+    connection: &'a Connection,
     /// One of the last connections: short deadlines, probes only, one request.
-    pub(super) reserved: bool,
+    reserved: bool,
+    /// Since when the request is known, and which row of the table it found, for the count.
+    begun: Cell<Instant>,
+    row: Cell<usize>,
 }
 
 /// What becomes of the connection after an exchange.
@@ -32,7 +38,11 @@ enum Next {
     Linger,
 }
 
-impl<S> Session<'_, S> {
+impl<'a, S> Session<'a, S> {
+    pub(super) fn new(shared: &'a Shared<S>, connection: &'a Connection, reserved: bool) -> Session<'a, S> {
+        Session { shared, connection, reserved, begun: Cell::new(Instant::now()), row: Cell::new(0) }
+    }
+
     pub(super) fn serve(&self) {
         let limits = &self.shared.server.limits;
         let mut incoming = Incoming::new(self.connection.stream.clone());
@@ -56,6 +66,8 @@ impl<S> Session<'_, S> {
 
     fn exchange(&self, incoming: &mut Incoming, head: Result<Head, Refused>) -> Next {
         let style = self.shared.server.style;
+        self.begun.set(Instant::now());
+        self.row.set(usize::MAX);
         match head {
             Ok(head) => {
                 let shape = Shape {
@@ -124,7 +136,10 @@ impl<S> Session<'_, S> {
         let server = &self.shared.server;
         server.gate.host(head.header("host"), self.shared.address.ip())?;
         let route = match route::find(server.routes, &head.method, &head.path) {
-            Found::Route(route) => route,
+            Found::Route(route, row) => {
+                self.row.set(row);
+                route
+            }
             Found::Nothing => {
                 return Err(Error::new(NOT_FOUND, (server.unknown_route)(&head.method, &head.path)));
             }
@@ -148,7 +163,7 @@ impl<S> Session<'_, S> {
             path: head.path,
             headers: head.headers,
             stream: self.connection.stream.clone(),
-            held: Held::none(&self.shared.bodies),
+            held: Held::none(&server.stats.bodies),
         };
         if route.method == Method::Post || request.wants_websocket() {
             server.gate.origin(request.header("origin"), request.header("host"))?;
@@ -165,20 +180,22 @@ impl<S> Session<'_, S> {
     }
 
     fn deliver(&self, incoming: &Incoming, shape: &Shape, answer: Answer) -> Next {
-        let stream = &self.connection.stream;
+        let (stream, stats) = (&self.connection.stream, &self.shared.server.stats);
         let delivered = match answer {
             Answer::Json { status, data } => {
                 let bytes = response::success(shape, status, &data);
                 drop(data); // the client may take its time with the text
-                return self.send_whole(shape, &bytes);
+                return self.send_whole(shape, status, &bytes);
             }
             Answer::Text { status, content_type, body } => {
-                return self
-                    .send_whole(shape, &response::whole(shape, status, content_type, &[], body.as_bytes()));
+                let bytes = response::whole(shape, status, content_type, &[], body.as_bytes());
+                return self.send_whole(shape, status, &bytes);
             }
             Answer::Stream { status, headers, run } => {
                 // the end of a 1.0 body is the end of the connection
                 let shape = Shape { keep: shape.keep && shape.minor == 1, ..shape.clone() };
+                self.count(status);
+                let _open = Counted::new(&stats.streams);
                 self.send(&response::stream_head(&shape, status, &headers))
                     && (shape.head || self.stream(&shape, run))
                     && shape.keep
@@ -187,6 +204,8 @@ impl<S> Session<'_, S> {
                 let leftover = incoming.rest().to_vec();
                 let socket =
                     Socket { stream: stream.clone(), leftover, limits: self.shared.server.limits.clone() };
+                self.count(101);
+                let _open = Counted::new(&stats.upgraded);
                 let _ = caught(&shape.id, || run(socket));
                 false
             }
@@ -195,14 +214,15 @@ impl<S> Session<'_, S> {
     }
 
     /// Sends an answer that is in memory; large ones count, since a client need not take them.
-    fn send_whole(&self, shape: &Shape, bytes: &[u8]) -> Next {
-        let mut held = Held::none(&self.shared.answers);
+    fn send_whole(&self, shape: &Shape, status: u16, bytes: &[u8]) -> Next {
+        let mut held = Held::none(&self.shared.server.stats.answers);
         if bytes.len() > COUNTED_ANSWER_BYTES
             && let Err(error) =
                 held.grow(bytes.len(), self.shared.server.limits.answers_bytes, "large answers")
         {
             return self.fail(shape, &error);
         }
+        self.count(status);
         if self.send(bytes) && shape.keep { Next::Keep } else { Next::Close }
     }
 
@@ -216,6 +236,7 @@ impl<S> Session<'_, S> {
         if error.code.status >= 500 && error.cause.is_some() {
             trace::error(Some(&shape.id), format_args!("{error}"));
         }
+        self.count(error.code.status);
         match self.send(&response::failure(shape, error)) {
             true if shape.keep => Next::Keep,
             true => Next::Linger,
@@ -223,8 +244,29 @@ impl<S> Session<'_, S> {
         }
     }
 
+    /// An answer with this status is about to go out.
+    fn count(&self, status: u16) {
+        self.shared.server.stats.answered(self.row.get(), status, self.begun.get().elapsed());
+    }
+
     fn send(&self, bytes: &[u8]) -> bool {
         (&*self.connection.stream).write_all(bytes).is_ok()
+    }
+}
+
+/// One more, as long as this lives.
+struct Counted<'a>(&'a AtomicUsize);
+
+impl Counted<'_> {
+    fn new(count: &AtomicUsize) -> Counted<'_> {
+        count.fetch_add(1, Ordering::Relaxed);
+        Counted(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

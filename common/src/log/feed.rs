@@ -13,10 +13,14 @@ use std::thread::{self, Thread};
 use std::time::Instant;
 
 use super::seek::{self, SEEK_BYTES};
+use super::syncs::Syncs;
 use super::{Segment, Seq, seq_of};
 
 /// What readers share with the one writer.
-pub struct Feed(Mutex<Published>);
+pub struct Feed {
+    published: Mutex<Published>,
+    syncs: Syncs,
+}
 
 struct Published {
     segments: VecDeque<Arc<Segment>>,
@@ -62,7 +66,8 @@ pub enum Got {
 impl Feed {
     pub(super) fn new(segments: VecDeque<Arc<Segment>>, next: Seq) -> Feed {
         let log_id = String::new();
-        Feed(Mutex::new(Published { segments, next, sleepers: Vec::new(), closed: false, log_id }))
+        let published = Published { segments, next, sleepers: Vec::new(), closed: false, log_id };
+        Feed { published: Mutex::new(published), syncs: Syncs::default() }
     }
 
     /// The files in `folder` as they are now, for a process that only looks: nothing will follow.
@@ -183,6 +188,10 @@ impl Feed {
         self.wake();
     }
 
+    pub(super) fn syncs(&self) -> &Syncs {
+        &self.syncs
+    }
+
     pub(super) fn publish(&self, next: Seq) {
         self.lock().next = next;
         self.wake();
@@ -230,7 +239,7 @@ impl Feed {
 
     fn lock(&self) -> MutexGuard<'_, Published> {
         // Nothing panics while it is held; were it so, the numbers in it would still be whole.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.published.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

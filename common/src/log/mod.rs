@@ -7,6 +7,7 @@
 mod feed;
 mod recovery;
 mod seek;
+mod syncs;
 
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
@@ -15,10 +16,12 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 pub use feed::{Cursor, Feed, Got};
 pub use recovery::{Replayed, replay};
 pub use seek::offset;
+pub use syncs::SLOW_SYNC;
 
 use crate::{document, trace};
 
@@ -193,7 +196,9 @@ impl Log {
                 Err(error) => CommitError::Unknown(error),
             });
         }
+        let begun = Instant::now();
         out.sync_data().map_err(CommitError::Unknown)?;
+        self.feed.syncs().add(begun.elapsed());
         self.active.len.store(len + batch.len() as u64, Ordering::Release);
         (self.committed, self.next) = (next, next);
         self.feed.publish(next);

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use common::error::UNAUTHORIZED;
-use common::http::{Access, Answer, Gate, Kind, Limits, Request, Route, Running, Server, Style, Writer};
+use common::http::{
+    Access, Answer, Gate, Kind, Limits, Request, Route, Running, Server, Stats, Style, Writer,
+};
 use common::{Error, fields};
 use serde_json::json;
 
@@ -36,6 +38,7 @@ impl State {
 pub struct Node {
     pub running: Option<Running>,
     pub state: Arc<State>,
+    pub stats: Arc<Stats>,
     pub address: SocketAddr,
 }
 
@@ -59,7 +62,7 @@ impl Node {
     pub fn on(address: &str, change: impl FnOnce(&mut Limits)) -> Node {
         let mut limits = Limits::default();
         change(&mut limits);
-        let state = Arc::new(State::default());
+        let (state, stats) = (Arc::new(State::default()), Stats::of(ROUTES));
         let server = Server {
             routes: ROUTES,
             state: state.clone(),
@@ -68,13 +71,21 @@ impl Node {
             unknown_route: |method, path| format!("Unknown route {method} {path}."),
             authorize,
             limits,
+            stats: stats.clone(),
         };
         let running = server.start(TcpListener::bind(address).unwrap()).unwrap();
-        Node { address: running.address(), running: Some(running), state }
+        Node { address: running.address(), running: Some(running), state, stats }
     }
 
     pub fn connections(&self) -> usize {
         self.running.as_ref().unwrap().connections()()
+    }
+
+    /// The sample of that name and those labels; 0 if there is none.
+    pub fn sample(&self, name: &str) -> f64 {
+        let Answer::Text { body, .. } = self.stats.answer("test", "1", |_| ()) else { panic!("no text") };
+        let line = body.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.map_or(0.0, |value| value.parse().unwrap())
     }
 
     pub fn client(&self) -> Client {

@@ -5,5 +5,6 @@
 mod attacks;
 mod harness;
 mod http;
+mod stats;
 mod stop;
 mod websocket;

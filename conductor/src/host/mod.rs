@@ -77,6 +77,11 @@ impl Host {
         }
     }
 
+    /// Commands that run now.
+    pub(crate) fn execs(&self) -> usize {
+        self.execs.taken.load(Ordering::Relaxed)
+    }
+
     /// Ends the commands that run; each caller is told.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::SeqCst);

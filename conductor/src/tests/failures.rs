@@ -230,3 +230,28 @@ fn an_answer_over_the_bound_is_no_answer() {
     let message = "Independent codexd returned invalid JSON for GET /v1/codexd/sessions.";
     fails(&padded(bound + 1), 502, "codexd_invalid_response", message, json!({}));
 }
+
+#[test]
+fn calls_are_counted_by_what_came_of_them() {
+    let upstream = Upstream::start(|seen, stream| match seen.line.split(' ').nth(1).unwrap() {
+        "/v1/codexd/models" => answer(stream, 200, "", r#"{"ok": true, "data": 1}"#),
+        "/v1/codexd/approvals" => answer(stream, 200, "", "<html>"),
+        "/v1/codexd/sessions" => closed(),
+        _ => answer(stream, 404, "", r#"{"ok": false, "error": "not_found", "message": "no"}"#),
+    });
+    let count = |front: &Front, outcome: &str| {
+        let page = front.get("/metrics").body;
+        let name = format!("baa_conductor_upstream_request_duration_seconds_count{{outcome=\"{outcome}\"}} ");
+        page.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse::<u64>().unwrap()
+    };
+    let front = Front::before(&upstream);
+    for path in ["models", "models", "approvals", "sessions", "sessions/1", "events"] {
+        front.get(&format!("/v1/codex/{path}"));
+    }
+    let outcomes = ["ok", "refused", "invalid", "unavailable"];
+    assert_eq!(outcomes.map(|outcome| count(&front, outcome)), [2, 2, 1, 1]);
+    assert_eq!(upstream.seen().len(), 6, "for the page nobody is asked");
+    let alone = Front::start("");
+    assert_eq!(alone.get("/v1/codex/models").status, 503);
+    assert_eq!(outcomes.map(|outcome| count(&alone, outcome)), [0; 4], "no call was made");
+}

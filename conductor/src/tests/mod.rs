@@ -5,6 +5,7 @@ mod host;
 mod leaving;
 mod node;
 mod passing;
+mod safety;
 mod streams;
 mod tunnel;
 

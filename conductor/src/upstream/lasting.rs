@@ -35,6 +35,11 @@ impl Lasting {
         Some(Lasts { all: self.clone(), number })
     }
 
+    /// How many are open.
+    pub(super) fn count(&self) -> usize {
+        self.lock().ends.len()
+    }
+
     /// Ends all there is, and takes up nothing more.
     pub(super) fn end_all(&self) {
         let mut open = self.lock();

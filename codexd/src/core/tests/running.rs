@@ -285,3 +285,17 @@ fn an_answer_that_comes_after_the_end_of_its_turn_is_not_taken_for_anothers() {
         ),
     );
 }
+
+#[test]
+fn a_turn_counts_once_by_how_it_ended_first() {
+    let mut desk = Desk::new(State::default());
+    let play = |desk: &mut Desk, script: &str| script.split_whitespace().for_each(|word| desk.play(word));
+    play(&mut desk, "up create#1 thread turn#2 accept#1 started#1 done#1 done#1 cut#1");
+    assert_eq!(desk.ended, [TurnStatus::Completed]);
+    play(&mut desk, "turn#3 refuse turn#4 accept#2 started#2 cut#2");
+    assert_eq!(desk.ended[1..], [TurnStatus::Interrupted], "one that was refused never was");
+    play(&mut desk, "turn#5 accept#3 started#3");
+    assert_eq!(desk.core.state().running_count(), 1);
+    play(&mut desk, "close#6 close#7 die");
+    assert_eq!((desk.core.state().running_count(), desk.ended.len()), (0, 3), "{:?}", desk.ended);
+}
