@@ -19,6 +19,9 @@ pub mod wire;
 pub mod http;
 pub mod websocket;
 
+pub mod example;
+pub mod openapi;
+
 pub mod codexd_api;
 pub mod config;
 
