@@ -109,7 +109,7 @@ fn variables(text: &str) -> Vec<String> {
 fn spliced(text: &str) -> String {
     let mut out = text.replace('\'', "'\\''");
     for name in variables(text) {
-        out = out.replace(&format!("${name}"), &format!("'${name}'"));
+        out = out.replace(&format!("${name}"), &format!("'\"${name}\"'"));
     }
     out
 }
@@ -148,7 +148,7 @@ mod tests {
     fn a_line_makes_what_it_needs() {
         let tea = "TEA=$(curl -s http://h:1/teas -H 'content-type: application/json' -d '{}' \
             | sed -n 's/.*\"tea_*[iI]d\": \"\\([^\"]*\\)\".*/\\1/p' | head -n 1); ";
-        let cup = "curl -s http://h:1/cup -H 'content-type: application/json' -d '{\"teaId\":\"'$TEA'\",\"text\":\"it'\\''s\"}'";
+        let cup = "curl -s http://h:1/cup -H 'content-type: application/json' -d '{\"teaId\":\"'\"$TEA\"'\",\"text\":\"it'\\''s\"}'";
         let pick = |name: &str| {
             format!(" | sed -n 's/.*\"{name}_*[iI]d\": \"\\([^\"]*\\)\".*/\\1/p' | head -n 1); ")
         };

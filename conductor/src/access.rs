@@ -6,6 +6,7 @@ use common::Error;
 use common::config::LocalUrl;
 use common::error::UNAUTHORIZED;
 use common::http::{Access, Gate, Kind, Request, Route};
+use common::openapi::Token;
 
 use crate::api::Node;
 use crate::config::{Auth, Config};
@@ -29,13 +30,8 @@ pub(crate) fn gate(config: &Config) -> Gate {
 /// # Errors
 /// `unauthorized` where the token is asked for and missing, wrong, not configured, or a placeholder outside loopback.
 pub(crate) fn authorize(node: &Node, route: &Route<Node>, request: &Request) -> Result<(), Error> {
-    let outside = comes_from_outside(node, request.header("host").unwrap_or_default());
-    let asked = match (route.kind, route.access, node.config.auth) {
-        (Kind::Probe, ..) => false,
-        (_, Access::Token, _) | (_, _, Auth::All) | (Kind::Write, _, Auth::Writes) => true,
-        (Kind::Write, _, Auth::HostOps) => outside,
-        (Kind::Read, ..) => false,
-    };
+    let outside = comes_from_outside(node, request);
+    let asked = asks_token(node, route, outside);
     let given = request.header("authorization").and_then(|value| value.split_once(' '));
     let given =
         given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token.trim());
@@ -52,10 +48,41 @@ pub(crate) fn authorize(node: &Node, route: &Route<Node>, request: &Request) -> 
         .header("WWW-Authenticate", "Bearer realm=\"baa-conductor-host-ops\""))
 }
 
-fn comes_from_outside(node: &Node, host: &str) -> bool {
-    let host = without_port(host);
-    node.local_api.loopback().is_err()
-        || public_host(&node.config).is_some_and(|public| public.eq_ignore_ascii_case(host))
+/// Whether a route asks for the token of a caller that may come from outside of this machine, or of one that does not.
+pub(crate) fn asks_token(node: &Node, route: &Route<Node>, outside: bool) -> bool {
+    match (route.kind, route.access, node.config.auth) {
+        (Kind::Probe, ..) => false,
+        (_, Access::Token, _) | (_, _, Auth::All) | (Kind::Write, _, Auth::Writes) => true,
+        (Kind::Write, _, Auth::HostOps) => outside,
+        (Kind::Read, ..) => false,
+    }
+}
+
+/// Of which callers a route asks for the token, for documents.
+pub(crate) fn token(node: &Node, route: &Route<Node>) -> Token {
+    let all_outside = node.local_api.loopback().is_err();
+    let outside = asks_token(node, route, true) && public_host(&node.config).is_some();
+    match asks_token(node, route, all_outside) {
+        true => Token::Always,
+        false if outside => Token::FromOutside,
+        false => Token::Never,
+    }
+}
+
+/// Whether a caller may come from outside of this machine.
+pub(crate) fn comes_from_outside(node: &Node, request: &Request) -> bool {
+    node.local_api.loopback().is_err() || came_by_public_host(node, request)
+}
+
+/// The base that a caller should use: this node's own, or the public one if it came by that.
+pub(crate) fn origin(node: &Node, request: &Request) -> String {
+    let public = node.config.control_api_base.as_ref().filter(|_| came_by_public_host(node, request));
+    public.cloned().unwrap_or_else(|| node.local_api.to_string())
+}
+
+fn came_by_public_host(node: &Node, request: &Request) -> bool {
+    let host = without_port(request.header("host").unwrap_or_default());
+    public_host(&node.config).is_some_and(|public| public.eq_ignore_ascii_case(host))
 }
 
 /// `host` of `host:port`; of a bracketed address the address.

@@ -1,12 +1,16 @@
 //! Every route on one screen: dispatch and documents read this table.
 
 use common::codexd_api::{
-    ApprovalAnswer, EVENTS_QUERY, SESSIONS_QUERY, SessionCreate, TRANSCRIPT_QUERY, TURN_QUERY, TurnCreate,
+    APPROVAL_ANSWER, APPROVAL_EXAMPLE, APPROVALS_ANSWER, ApprovalAnswer, EVENTS_ANSWER, EVENTS_QUERY,
+    MODELS_ANSWER, SESSION_ANSWER, SESSION_EXAMPLE, SESSION_READ_ANSWER, SESSIONS_ANSWER, SESSIONS_QUERY,
+    SessionCreate, TRANSCRIPT_ANSWER, TRANSCRIPT_QUERY, TURN_ANSWER, TURN_EXAMPLE, TURN_QUERY,
+    TURN_READ_ANSWER, TurnCreate,
 };
-use common::http::{Route, Surface};
+use common::http::{Asks, Route, Surface};
 
+use crate::answers;
 use crate::api::{self, Node};
-use crate::codex;
+use crate::{codex, describe};
 
 /// The table. What lies under `/v1/codex` goes to codexd, and so do the fields that its rows name.
 pub(crate) static ROUTES: &[Route<Node>] = &[
@@ -18,23 +22,64 @@ pub(crate) static ROUTES: &[Route<Node>] = &[
         "/v1/runtime",
         "The runtime snapshot: identity, lease, addresses, warnings.",
         api::runtime,
-    ),
-    Route::read("service.health", "/health", "Health as JSON.", api::health).on(Surface::Both),
-    Route::read("service.version", "/version", "Version and build.", api::version).on(Surface::Both),
-    Route::read("codex.status", "/v1/codex", "State of codexd, and what can be done with it.", codex::status),
+    )
+    .returns(answers::RUNTIME),
+    Route::read("service.describe", "/describe", "What this node is, and where to read on.", describe::all)
+        .on(Surface::None)
+        .returns(answers::DESCRIBE),
+    Route::read(
+        "service.describe.business",
+        "/describe/business",
+        "How to have work done: every endpoint, with its parameters, body and answer.",
+        describe::business,
+    )
+    .on(Surface::None)
+    .returns(answers::BUSINESS),
+    Route::read(
+        "service.describe.control",
+        "/describe/control",
+        "How to change the node itself: every endpoint, with its parameters, body and answer.",
+        describe::control,
+    )
+    .on(Surface::None)
+    .returns(answers::CONTROL),
+    Route::read("service.openapi", "/openapi.json", "All of it as OpenAPI 3.1.", describe::openapi)
+        .on(Surface::Both)
+        .bare("application/json"),
+    Route::read("service.health", "/health", "Health as JSON.", api::health)
+        .on(Surface::Both)
+        .returns(answers::HEALTH),
+    Route::read("service.version", "/version", "Version and build.", api::version)
+        .on(Surface::Both)
+        .returns(answers::VERSION),
+    Route::read(
+        "system.capabilities",
+        "/v1/capabilities",
+        "Every endpoint in short, and how the node is.",
+        describe::capabilities,
+    )
+    .on(Surface::Both)
+    .returns(answers::CAPABILITIES),
+    Route::read("codex.status", "/v1/codex", "State of codexd, and what can be done with it.", codex::status)
+        .asks(Asks::Codexd)
+        .returns(answers::CODEX_STATUS),
     Route::read(
         "codex.sessions.list",
         "/v1/codex/sessions",
         "The Codex sessions, in order of creation.",
         codex::sessions,
     )
-    .query(SESSIONS_QUERY),
+    .query(SESSIONS_QUERY)
+    .asks(Asks::Codexd)
+    .returns(SESSIONS_ANSWER),
     Route::read(
         "codex.sessions.read",
         "/v1/codex/sessions/:session_id",
         "One session, with its recent events.",
         codex::session,
-    ),
+    )
+    .asks(Asks::Codexd)
+    .returns(SESSION_READ_ANSWER),
     Route::write(
         "codex.sessions.create",
         "/v1/codex/sessions",
@@ -42,7 +87,11 @@ pub(crate) static ROUTES: &[Route<Node>] = &[
         SessionCreate::FIELDS,
         codex::create_session,
     )
-    .success(&[201]),
+    .success(&[201])
+    .keyed()
+    .asks(Asks::Codexd)
+    .example(SESSION_EXAMPLE)
+    .returns(SESSION_ANSWER),
     Route::write(
         "codex.sessions.interrupt",
         "/v1/codex/sessions/:session_id/interrupt",
@@ -50,21 +99,28 @@ pub(crate) static ROUTES: &[Route<Node>] = &[
         &[],
         codex::interrupt,
     )
-    .success(&[202]),
+    .success(&[202])
+    .asks(Asks::Codexd)
+    .after("codex.turn.create")
+    .returns(SESSION_ANSWER),
     Route::write(
         "codex.sessions.close",
         "/v1/codex/sessions/:session_id/close",
         "Ends a session, which stays readable.",
         &[],
         codex::close,
-    ),
+    )
+    .asks(Asks::Codexd)
+    .returns(SESSION_ANSWER),
     Route::read(
         "codex.sessions.transcript",
         "/v1/codex/sessions/:session_id/transcript",
         "A session's turns in order: what was asked, said and done.",
         codex::transcript,
     )
-    .query(TRANSCRIPT_QUERY),
+    .query(TRANSCRIPT_QUERY)
+    .asks(Asks::Codexd)
+    .returns(TRANSCRIPT_ANSWER),
     Route::write(
         "codex.turn.create",
         "/v1/codex/turn",
@@ -73,33 +129,52 @@ pub(crate) static ROUTES: &[Route<Node>] = &[
         codex::create_turn,
     )
     .query(TURN_QUERY)
-    .success(&[200, 202]),
+    .success(&[200, 202])
+    .streams()
+    .keyed()
+    .asks(Asks::Codexd)
+    .example(TURN_EXAMPLE)
+    .returns(TURN_ANSWER),
     Route::read(
         "codex.turn.read",
         "/v1/codex/turns/:turn_id",
         "One turn: its status, text, usage and error.",
         codex::turn,
     )
-    .query(TURN_QUERY),
+    .query(TURN_QUERY)
+    .asks(Asks::Codexd)
+    .returns(TURN_READ_ANSWER),
     Route::read(
         "codex.events",
         "/v1/codex/events",
         "Events: a page of them, or all as they come by WebSocket or with `Accept: text/event-stream`.",
         codex::events,
     )
-    .query(EVENTS_QUERY),
+    .query(EVENTS_QUERY)
+    .success(&[101, 200])
+    .streams()
+    .asks(Asks::Codexd)
+    .example("limit=5")
+    .returns(EVENTS_ANSWER),
     Route::read(
         "codex.approvals.list",
         "/v1/codex/approvals",
         "What the agent asks and waits for.",
         codex::approvals,
-    ),
+    )
+    .asks(Asks::Codexd)
+    .returns(APPROVALS_ANSWER),
     Route::write(
         "codex.approvals.answer",
         "/v1/codex/approvals/:approval_id",
         "Answers what the agent asks: a decision, or answers to its questions.",
         ApprovalAnswer::FIELDS,
         codex::answer_approval,
-    ),
-    Route::read("codex.models", "/v1/codex/models", "The models that a turn may use.", codex::models),
+    )
+    .asks(Asks::Codexd)
+    .example(APPROVAL_EXAMPLE)
+    .returns(APPROVAL_ANSWER),
+    Route::read("codex.models", "/v1/codex/models", "The models that a turn may use.", codex::models)
+        .asks(Asks::Codexd)
+        .returns(MODELS_ANSWER),
 ];
