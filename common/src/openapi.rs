@@ -129,7 +129,7 @@ fn parameters() -> Value {
             "description": "The same key and body gets the first answer again, for a day; another body is a conflict.",
         },
         "Last-Event-ID": {
-            "name": "Last-Event-ID", "in": "header", "schema": { "type": "integer", "minimum": 0, "maximum": i64::MAX },
+            "name": "Last-Event-ID", "in": "header", "schema": { "type": "string", "pattern": "^[0-9]*$" },
             "description": "Begins behind this sequence number: where a stream was cut off. Wins over `after`.",
         },
     })
