@@ -6,6 +6,7 @@ mod alone;
 mod codexd;
 mod connections;
 mod dependencies;
+mod describe;
 mod descriptors;
 mod disk;
 mod driver;
