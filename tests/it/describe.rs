@@ -107,6 +107,43 @@ fn every_printed_line_runs_and_gets_what_is_promised() {
     }
 }
 
+#[test]
+fn what_codexd_tells_of_real_work_is_as_described() {
+    for codex in Codex::both() {
+        let node = Node::start(&codex, &[]);
+        let conductor = conductor(&node.dir, node.codexd.url());
+        node.ready();
+        let session = node.session(json!({"metadata": {"a": [1]}}));
+        let turn = node.turn(&session, "[[exec echo hi]] [[patch new.txt a line]] [[say done]]");
+        let failed = node.say(&session, "[[fail 500]]");
+        assert_eq!(node.end(&session, &failed, SOON), "failed");
+        let document = get(&format!("{}/openapi.json", conductor.url())).json();
+        for (template, id, query) in [
+            ("/v1/codex", "", ""),
+            ("/v1/codex/sessions", "", "?limit=1"),
+            ("/v1/codex/sessions/{session_id}", session.as_str(), ""),
+            ("/v1/codex/sessions/{session_id}/transcript", &session, ""),
+            ("/v1/codex/turns/{turn_id}", &turn, ""),
+            ("/v1/codex/turns/{turn_id}", &failed, ""),
+            ("/v1/codex/events", "", "?limit=1000"),
+            ("/v1/codex/models", "", ""),
+        ] {
+            let path = template.replace("{session_id}", id).replace("{turn_id}", id);
+            let answer = get(&format!("{}{path}{query}", conductor.url()));
+            let promised = &document["paths"][template]["get"]["responses"][answer.status.to_string()];
+            fits(&document, &promised["content"]["application/json"]["schema"], &answer.json(), &path);
+            if template.ends_with("transcript") {
+                let first = &answer.data(200)["turns"][0];
+                assert!(first["commands"][0].is_object() && first["fileChanges"][0].is_object(), "{first:#}");
+            }
+        }
+        let status = get(&node.url("/v1/codexd/status")).json();
+        let document = get(&node.url("/openapi.json")).json();
+        let promised = &document["paths"]["/v1/codexd/status"]["get"]["responses"]["200"];
+        fits(&document, &promised["content"]["application/json"]["schema"], &status, "status");
+    }
+}
+
 /// Holds a value to its schema, and the schema to the value: no field that is not told of.
 fn fits(document: &Value, schema: &Value, value: &Value, at: &str) {
     if let Some(name) = schema["$ref"].as_str() {
