@@ -20,6 +20,26 @@ pub(crate) const VERSION: &[Field] = fields![
     required "profile": one_of("debug", "release"), "How it was built.";
 ];
 
+/// The system state.
+pub(crate) static SYSTEM: Record = Record {
+    name: "SystemState",
+    fields: fields![
+        required "mode": one_of("running", "paused", "draining"), "Whether runs are started, and may go on.";
+        optional "holder_id": string, "The node that holds the lease.";
+        optional "holder_host": string, "Its machine.";
+        required "lease_state": one_of("leader", "standby", "degraded"), "Whether this node leads.";
+        optional "lease_expires_at": string, "RFC 3339.";
+        optional "term": integer(0, i64::MAX), "Grows with each new holder.";
+        optional "requested_by": string, "Who set the mode.";
+        optional "reason": string, "And why.";
+        optional "source": string, "And by what way.";
+        optional "updated_at": string, "And when.";
+        required "queued_tasks": integer(0, i64::MAX), "Tasks that wait.";
+        required "active_runs": integer(0, i64::MAX), "Runs that go on.";
+        required "drained": boolean, "Whether it drains and nothing runs any more.";
+    ],
+};
+
 /// Of the runtime snapshot.
 pub(crate) const RUNTIME: &[Field] = fields![
     required "identity": string, "node@host(role).";
@@ -112,7 +132,7 @@ pub(crate) const DESCRIBE: &[Field] = fields![
     required "description": string, "What it is.";
     required "origin": string, "The base of every path here.";
     required "auth": object, "mode, header, configured, and what the values of an endpoint's auth mean.";
-    required "system": object, "The system state: mode, holder_id and more.";
+    required "system": record(&SYSTEM), "The system state.";
     required "websocket": object, "auth_mode, path, url of the browser bridge.";
     required "codex": record(&CODEX), "How Codex is reached.";
     required "describe_endpoints": object, "business, control, openapi: each with path and summary.";
@@ -126,7 +146,7 @@ pub(crate) const DESCRIBE: &[Field] = fields![
 pub(crate) const BUSINESS: &[Field] = fields![
     required "surface": one_of("business"), "Which surface this is.";
     required "recommended_flow": strings, "What to do in which order.";
-    required "system": object, "The system state: mode, holder_id and more.";
+    required "system": record(&SYSTEM), "The system state.";
     required "websocket": object, "auth_mode, path, url of the browser bridge.";
     required "codex": record(&CODEX), "How Codex is reached.";
     required "endpoints": array, "Each with id, method, path, kind, auth, summary, parameters, body and answer.";
@@ -139,7 +159,7 @@ pub(crate) const BUSINESS: &[Field] = fields![
 pub(crate) const CONTROL: &[Field] = fields![
     required "surface": one_of("control"), "Which surface this is.";
     required "recommended_flow": strings, "What to do in which order.";
-    required "system": object, "The system state: mode, holder_id and more.";
+    required "system": record(&SYSTEM), "The system state.";
     required "websocket": object, "auth_mode, path, url of the browser bridge.";
     required "auth": object, "mode, header, configured, and what the values of an endpoint's auth mean.";
     required "codex": record(&CODEX), "How Codex is reached.";
@@ -158,7 +178,7 @@ pub(crate) const CAPABILITIES: &[Field] = fields![
     required "diagnostics": records(&ROUTE), "The probes.";
     required "codex": record(&CODEX), "How Codex is reached.";
     required "runtime": object, "identity, lease_state, node_id, host, role, version, started_at.";
-    required "system": object, "The system state: mode, holder_id and more.";
+    required "system": record(&SYSTEM), "The system state.";
     required "websocket": object, "auth_mode, path, url of the browser bridge.";
     required "host_operations": object, "enabled, auth, operations, answer, error_codes.";
     required "notes": strings, "What should be known.";
