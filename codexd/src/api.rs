@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::codexd_api::{ApprovalAnswer, MAX_PAGE, SessionCreate, TRANSCRIPT_PAGE, TurnCreate};
-use common::http::{Answer, Request};
+use common::http::{Answer, Request, Route, Style};
 use common::log::{Feed, Seq};
+use common::openapi::{self, About, Token};
 use common::wire::{Field, Object, invalid};
 use common::{Error, error, trace};
 use serde_json::{Value, json};
@@ -53,7 +54,7 @@ pub struct Asked {
 }
 
 /// The daemon's own address.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Service {
     /// As configured.
     pub configured_base_url: String,
@@ -61,6 +62,8 @@ pub struct Service {
     pub resolved_base_url: String,
     /// Path of the event stream.
     pub event_stream_path: String,
+    /// The table that is served.
+    pub routes: &'static [Route<App>],
 }
 
 /// `GET /healthz`
@@ -74,6 +77,21 @@ pub fn readyz(app: &App, _: &Request) -> Result<Answer, Error> {
         Ok(_) => plain(200, "ready\n".into()),
         Err(error) => plain(503, format!("not_ready: {}\n", error.message)),
     })
+}
+
+/// `GET /openapi.json`
+pub fn openapi(app: &App, _: &Request) -> Result<Answer, Error> {
+    let document = openapi::document(&About {
+        title: "codexd",
+        version: env!("CARGO_PKG_VERSION"),
+        description: "The only place where Codex runs: sessions, turns, their events and their recovery. Loopback only.",
+        server: &app.service.resolved_base_url,
+        style: Style::Camel,
+        routes: app.service.routes,
+        token: &|_| Token::Never,
+    });
+    let body = format!("{document:#}\n");
+    Ok(Answer::Text { status: 200, content_type: "application/json; charset=utf-8", body })
 }
 
 /// `GET /v1/codexd/status`
@@ -204,7 +222,8 @@ pub fn start_turn(app: &App, request: &Request) -> Result<Answer, Error> {
     if let Some(seat) = seat {
         return Ok(events::turn(&app.feed, seat, turn_id, seq));
     }
-    let accepted = |session: Value| json!({ "accepted": true, "session": session, "turnId": turn_id });
+    let accepted =
+        |session: Value| json!({ "accepted": true, "session": session, "turnId": turn_id, "turn": null });
     let seen = if wait.is_zero() { None } else { turn_seen(app, request, &turn_id, wait)? };
     let Some(seen) = seen else {
         return Ok(Answer::Json { status: 202, data: accepted(views::session(&session, &app.place)) });

@@ -103,11 +103,12 @@ pub fn run(config: &Config) -> Result<(), String> {
         configured_base_url: config.local_api_base.to_string(),
         resolved_base_url: resolved_base_url.clone(),
         event_stream_path: config.event_stream_path.clone(),
+        routes: routes::table(&config.event_stream_path),
     };
     let readers = Arc::new(Readers::default());
     let default_cwd = config.external.is_none().then(|| config.server_cwd.clone());
     let limits = Asked { ceilings: config.ceilings.clone(), default_cwd };
-    let disk = disk(config, shared);
+    let (disk, routes) = (disk(config, shared), service.routes);
     let metrics = Metrics {
         http: stats.clone(),
         tally: Arc::default(),

@@ -1,9 +1,20 @@
 //! What codexd's routes take, and where they are: the one contract both daemons share.
 //!
-//! codexd parses by these tables; conductor forwards only the fields that they name. Says nothing of answers, which
-//! conductor passes on as they are.
+//! codexd parses by these tables; conductor forwards only the fields that they name. What codexd answers conductor passes
+//! on as it is; `answers` tells it to documents.
+
+mod answers;
+
+pub use answers::*;
 
 use crate::wire::Field;
+
+/// Turns, as their example has it: a body for `$SESSION`.
+pub const TURN_EXAMPLE: &str = r#"{"sessionId":"$SESSION","input":"Say hello."}"#;
+/// A decision.
+pub const APPROVAL_EXAMPLE: &str = r#"{"decision":"accept"}"#;
+/// A session in the folder where the line is run.
+pub const SESSION_EXAMPLE: &str = r#"{"cwd":"$PWD","purpose":"duplex"}"#;
 
 /// Service and snapshot.
 pub const STATUS: &str = "/v1/codexd/status";
@@ -134,6 +145,15 @@ mod tests {
             TRANSCRIPT_QUERY,
             TURN_QUERY,
             EVENTS_QUERY,
+            STATUS_ANSWER,
+            SESSIONS_ANSWER,
+            SESSION_READ_ANSWER,
+            TURN_ANSWER,
+            TRANSCRIPT_ANSWER,
+            EVENTS_ANSWER,
+            APPROVALS_ANSWER,
+            APPROVAL_ANSWER,
+            MODELS_ANSWER,
         ] {
             assert_eq!(wire::faults(fields), Vec::<String>::new());
         }

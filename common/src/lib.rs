@@ -23,7 +23,9 @@ pub mod metrics;
 pub mod http;
 pub mod websocket;
 
+pub mod example;
 pub mod keys;
+pub mod openapi;
 
 pub mod codexd_api;
 pub mod config;

@@ -44,10 +44,23 @@ pub enum Type {
     Object,
     /// A JSON array.
     Array,
+    /// A JSON object with these fields.
+    Record(&'static Record),
+    /// A JSON array of such items.
+    List(&'static Type),
     /// One of these strings.
     Enum(&'static [&'static str]),
     /// Any JSON value but `null`.
     Any,
+}
+
+/// An object that has a name, so that documents tell once what it holds. In an answer an optional field may be `null`.
+#[derive(Debug, PartialEq)]
+pub struct Record {
+    /// What documents call it, as `Session`.
+    pub name: &'static str,
+    /// Its fields.
+    pub fields: &'static [Field],
 }
 
 impl Type {
@@ -61,8 +74,19 @@ impl Type {
             Type::Boolean => "true or false".to_string(),
             Type::Object => "an object".to_string(),
             Type::Array => "an array".to_string(),
+            Type::Record(record) => format!("an object ({})", record.name),
+            Type::List(_) => "an array".to_string(),
             Type::Enum(values) => format!("one of {}", values.join(", ")),
             Type::Any => "a value".to_string(),
+        }
+    }
+
+    /// The record that it is, or is a list of.
+    pub fn record(&self) -> Option<&'static Record> {
+        match self {
+            Type::Record(record) => Some(record),
+            Type::List(of) => of.record(),
+            _ => None,
         }
     }
 
@@ -74,6 +98,8 @@ impl Type {
             }
             (Type::Enum(values), Value::String(text)) => values.contains(&text.as_str()),
             (Type::Boolean, Value::Bool(_)) | (Type::Object, Value::Object(_)) => true,
+            (Type::Record(record), Value::Object(map)) => check(record.fields, map).is_ok(),
+            (Type::List(of), Value::Array(items)) => items.iter().all(|item| of.takes(item)),
             (Type::Array, Value::Array(_)) | (Type::Any, _) => true,
             _ => false,
         }
@@ -94,7 +120,7 @@ impl Type {
 /// A table of fields: `fields![optional "limit": integer(1, 1000), "How many at most."; …]`.
 ///
 /// Kinds: `string`, `string(max_bytes)`, `integer`, `integer(min, max)`, `boolean`, `object`, `array`,
-/// `one_of("a", "b")`, `any`.
+/// `record(&RECORD)`, `records(&RECORD)`, `strings`, `one_of("a", "b")`, `any`.
 #[macro_export]
 macro_rules! fields {
     ($($need:ident $name:literal : $kind:ident $(($($bound:expr),+))?, $summary:literal;)*) => {
@@ -166,6 +192,9 @@ macro_rules! __wire_kind {
     (boolean) => { $crate::wire::Type::Boolean };
     (object) => { $crate::wire::Type::Object };
     (array) => { $crate::wire::Type::Array };
+    (record($record:expr)) => { $crate::wire::Type::Record($record) };
+    (records($record:expr)) => { $crate::wire::Type::List(&$crate::wire::Type::Record($record)) };
+    (strings) => { $crate::wire::Type::List(&$crate::wire::Type::String { max_bytes: usize::MAX }) };
     (one_of($($value:expr),+)) => { $crate::wire::Type::Enum(&[$($value),+]) };
     (any) => { $crate::wire::Type::Any };
 }
@@ -190,6 +219,9 @@ macro_rules! __wire_type {
     (required boolean) => { bool };
     (required object) => { $crate::wire::Object };
     (required array) => { Vec<$crate::wire::Value> };
+    (required record) => { $crate::wire::Object };
+    (required records) => { Vec<$crate::wire::Value> };
+    (required strings) => { Vec<$crate::wire::Value> };
     (required one_of) => { String };
     (required any) => { $crate::wire::Value };
 }
@@ -328,8 +360,23 @@ pub fn faults(fields: &[Field]) -> Vec<String> {
             Type::String { max_bytes: 0 } => fault("has no room for a string"),
             _ => {}
         }
+        let within = field.kind.record().map(|record| self::faults(record.fields)).unwrap_or_default();
+        faults.extend(within.into_iter().map(|inner| format!("field `{}`: {inner}", field.name)));
     }
     faults
+}
+
+/// The records that a table names, in its order and once each; what they hold themselves is among them.
+pub fn records(fields: &[Field]) -> Vec<&'static Record> {
+    let mut found: Vec<&Record> = Vec::new();
+    for record in fields.iter().filter_map(|field| field.kind.record()) {
+        for one in [record].into_iter().chain(records(record.fields)) {
+            if !found.contains(&one) {
+                found.push(one);
+            }
+        }
+    }
+    found
 }
 
 /// A Rust type that a field of a body becomes.
@@ -408,8 +455,16 @@ mod tests {
             optional list "list": array, "An array.";
             optional mode "mode": one_of("a", "b"), "A mode.";
             optional any "any": any, "Anything.";
+            optional part "part": record(&PART), "A record.";
+            optional parts "parts": records(&PART), "Records.";
+            optional words "words": strings, "Words.";
         }
     }
+
+    static PART: Record = Record {
+        name: "Part",
+        fields: fields![required "id": integer(1, 9), "An id."; optional "a": any, "More.";],
+    };
 
     fn parse(text: &str) -> Result<Sample, Error> {
         Sample::parse(&object(text.as_bytes(), None)?)
@@ -449,6 +504,10 @@ mod tests {
             (sample.map.unwrap()["a"].clone(), sample.list, sample.any),
             (json!(1), Some(vec![json!(1)]), Some(json!([null])))
         );
+        let nested =
+            parse(r#"{"name":"n","part":{"id":1,"x":2},"parts":[{"id":9,"a":null}],"words":["w"]}"#).unwrap();
+        assert_eq!((nested.part.unwrap()["id"].clone(), nested.parts.unwrap().len()), (json!(1), 1));
+        assert_eq!(nested.words, Some(vec![json!("w")]));
         let absent = parse(r#"{"name":"n","text":null,"any":null}"#).unwrap();
         assert_eq!((absent.text, absent.any, absent.count), (None, None, None));
     }
@@ -469,6 +528,9 @@ mod tests {
             (r#"{"name":"n","map":[]}"#, "Field `map` must be an object."),
             (r#"{"name":"n","list":{}}"#, "Field `list` must be an array."),
             (r#"{"name":"n","mode":"c"}"#, "Field `mode` must be one of a, b."),
+            (r#"{"name":"n","part":{"id":0}}"#, "Field `part` must be an object (Part)."),
+            (r#"{"name":"n","parts":[{"id":1},{}]}"#, "Field `parts` must be an array."),
+            (r#"{"name":"n","words":["a",1]}"#, "Field `words` must be an array."),
         ] {
             let error = parse(text).unwrap_err();
             assert_eq!((error.code, error.message.as_str()), (INVALID_REQUEST, message), "{text}");
@@ -535,6 +597,10 @@ mod tests {
             "field `a` has no integer within its bounds",
         ];
         assert_eq!(faults(wrong), expected);
+        static INNER: Record = Record { name: "Inner", fields: fields![required "b": string, "";] };
+        const NESTED: &[Field] = fields![required "a": records(&INNER), "x";];
+        assert_eq!(faults(NESTED), ["field `a`: field `b` has no summary"]);
+        assert_eq!(records(Sample::FIELDS), [&PART]);
         let none = [Field { name: "a", kind: Type::Enum(&[]), required: false, summary: "x" }];
         assert_eq!(faults(&none), ["field `a` has no values"]);
     }

@@ -6,6 +6,7 @@ use common::Error;
 use common::config::LocalUrl;
 use common::error::UNAUTHORIZED;
 use common::http::{Access, Gate, Kind, Request, Route};
+use common::openapi::Token;
 
 use crate::api::Node;
 use crate::config::{Auth, Config};
@@ -32,13 +33,10 @@ pub(crate) fn gate(config: &Config) -> Gate {
 /// # Errors
 /// `unauthorized` where the token is asked for and missing, wrong, not configured, or a placeholder outside loopback.
 pub(crate) fn authorize(node: &Node, route: &Route<Node>, request: &Request) -> Result<(), Error> {
-    let asked = match (route.kind, route.access, node.config.auth) {
-        (Kind::Probe, ..) => false,
-        (_, Access::Token, _) | (_, _, Auth::All) => true,
-        (Kind::Write, ..) => return may_write(node, request),
-        (Kind::Read, ..) => false,
-    };
-    if asked { token(node, request) } else { Ok(()) }
+    match asks_token(node, route, comes_from_outside(node, request)) {
+        true => check_token(node, request),
+        false => Ok(()),
+    }
 }
 
 /// Lets a write pass that does not always ask for the token.
@@ -48,11 +46,11 @@ pub(crate) fn authorize(node: &Node, route: &Route<Node>, request: &Request) -> 
 pub(crate) fn may_write(node: &Node, request: &Request) -> Result<(), Error> {
     match node.config.auth {
         Auth::HostOps if !comes_from_outside(node, request) => Ok(()),
-        _ => token(node, request),
+        _ => check_token(node, request),
     }
 }
 
-fn token(node: &Node, request: &Request) -> Result<(), Error> {
+fn check_token(node: &Node, request: &Request) -> Result<(), Error> {
     let given = request.header("authorization").and_then(|value| value.split_once(' '));
     let given =
         given.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, token)| token.trim());
@@ -71,14 +69,46 @@ fn token(node: &Node, request: &Request) -> Result<(), Error> {
         .header("WWW-Authenticate", "Bearer realm=\"baa-conductor-host-ops\""))
 }
 
+/// Whether a route asks for the token of a caller that may come from outside of this machine, or of one that does not.
+pub(crate) fn asks_token(node: &Node, route: &Route<Node>, outside: bool) -> bool {
+    match (route.kind, route.access, node.config.auth) {
+        (Kind::Probe, ..) => false,
+        (_, Access::Token, _) | (_, _, Auth::All) | (Kind::Write, _, Auth::Writes) => true,
+        (Kind::Write, _, Auth::HostOps) => outside,
+        (Kind::Read, ..) => false,
+    }
+}
+
+/// Of which callers a route asks for the token, for documents.
+pub(crate) fn token(node: &Node, route: &Route<Node>) -> Token {
+    let all_outside = node.local_api.loopback().is_err();
+    let outside = asks_token(node, route, true) && public_host(&node.config).is_some();
+    match asks_token(node, route, all_outside) {
+        true => Token::Always,
+        false if outside => Token::FromOutside,
+        false => Token::Never,
+    }
+}
+
 /// Whether a request may have begun on another machine: it came for an address or a name that is not this machine's
 /// alone, or a proxy says that it passed it on.
-fn comes_from_outside(node: &Node, request: &Request) -> bool {
+pub(crate) fn comes_from_outside(node: &Node, request: &Request) -> bool {
     let here =
         |host: &str| LocalUrl { host: without_port(host).to_ascii_lowercase(), port: 0 }.loopback().is_ok();
     node.local_api.loopback().is_err()
         || request.header("host").is_some_and(|host| !here(host))
         || FORWARDED.iter().any(|name| request.header(name).is_some())
+}
+
+/// The base that a caller should use: this node's own, or the public one if it came by that.
+pub(crate) fn origin(node: &Node, request: &Request) -> String {
+    let public = node.config.control_api_base.as_ref().filter(|_| came_by_public_host(node, request));
+    public.cloned().unwrap_or_else(|| node.local_api.to_string())
+}
+
+fn came_by_public_host(node: &Node, request: &Request) -> bool {
+    let host = without_port(request.header("host").unwrap_or_default());
+    public_host(&node.config).is_some_and(|public| public.eq_ignore_ascii_case(host))
 }
 
 /// `host` of `host:port`; of a bracketed address the address.

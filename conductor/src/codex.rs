@@ -17,7 +17,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use crate::api::Node;
-use crate::routes::ROUTES;
+use crate::describe::codex_routes;
 use crate::upstream::Call;
 
 /// What stays as it is in a path segment or a query value; all else is percent-encoded.
@@ -26,7 +26,10 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'
 /// `GET /v1/codex`.
 pub(crate) fn status(node: &Node, request: &Request) -> Result<Answer, Error> {
     let (_, data) = node.codexd.call(&call(request, STATUS, &[]))?;
-    Ok(Answer::Json { status: 200, data: status_view(&data, node.config.codexd.as_ref()) })
+    Ok(Answer::Json {
+        status: 200,
+        data: status_view(&data, node.config.codexd.as_ref(), codex_routes(node)),
+    })
 }
 
 /// `GET /v1/codex/sessions`.
@@ -147,7 +150,7 @@ fn snake(camel: &str) -> String {
 }
 
 /// codexd's status as conductor shows it. What is missing or of another type is `null`; a missing list counts 0.
-fn status_view(data: &Value, base: Option<&LocalUrl>) -> Value {
+fn status_view(data: &Value, base: Option<&LocalUrl>, routes: Vec<Value>) -> Value {
     let pick = |pointer: &str, fits: fn(&Value) -> bool| {
         data.pointer(pointer).filter(|value| fits(value)).cloned().unwrap_or(Value::Null)
     };
@@ -187,7 +190,7 @@ fn status_view(data: &Value, base: Option<&LocalUrl>) -> Value {
             "count": list("/snapshot/recentEvents/events").len(),
             "updated_at": text("/snapshot/recentEvents/updatedAt"),
         },
-        "routes": routes(),
+        "routes": routes,
         "service": {
             "event_stream_url": text("/service/eventStreamUrl"),
             "listening": flag("/service/listening"),
@@ -205,16 +208,6 @@ fn status_view(data: &Value, base: Option<&LocalUrl>) -> Value {
             "A turn's progress is in the events, and in the session's lastTurnStatus and recentEvents.",
         ],
     })
-}
-
-/// The rows under `/v1/codex`.
-fn routes() -> Vec<Value> {
-    let rows = ROUTES.iter().filter(|route| route.path.starts_with("/v1/codex"));
-    rows.map(|route| {
-        let kind = if route.body.is_some() { "write" } else { "read" };
-        json!({ "id": route.id, "method": route.method.as_str(), "path": route.path, "kind": kind, "summary": route.summary })
-    })
-    .collect()
 }
 
 #[cfg(test)]

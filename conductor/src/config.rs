@@ -115,7 +115,7 @@ pub(crate) enum Auth {
 }
 
 impl Auth {
-    fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Auth::HostOps => "host-ops",
             Auth::Writes => "writes",

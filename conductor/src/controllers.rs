@@ -7,7 +7,7 @@ use common::Error;
 use common::document::{self, Durability};
 use common::http::{Answer, Request};
 use common::time::Timestamp;
-use common::wire::Field;
+use common::wire::{Field, Record};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -22,6 +22,30 @@ const MAX_DOCUMENTS: usize = 1000;
 /// Query of the list.
 pub(crate) const QUERY: &[Field] = common::fields![
     optional "limit": integer(1, 100), "How many at most; 20 by default.";
+];
+
+static CONTROLLER: Record = Record {
+    name: "Controller",
+    fields: common::fields![
+        required "node_id": string, "The node.";
+        required "host": string, "Its machine.";
+        required "role": one_of("primary", "standby"), "The part it is meant to play.";
+        required "priority": integer(0, i64::MAX), "Its rank.";
+        required "preferred": boolean, "Whether it should lead rather than another of the same priority.";
+        required "lease_state": one_of("leader", "standby", "degraded"), "How it stood at its last heartbeat.";
+        required "local_api_base": string, "Where it listens.";
+        required "version": string, "Of its program.";
+        required "pid": integer(0, i64::MAX), "Of its process.";
+        required "started_at": string, "RFC 3339.";
+        required "heartbeat_at": string, "RFC 3339.";
+        required "age_ms": integer(0, i64::MAX), "Since then.";
+    ],
+};
+
+/// What the list answers.
+pub(crate) const ANSWER: &[Field] = common::fields![
+    required "count": integer(0, i64::MAX), "How many follow.";
+    required "controllers": records(&CONTROLLER), "The newest heartbeat first.";
 ];
 
 /// What a node tells of itself at each heartbeat.

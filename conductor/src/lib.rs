@@ -2,11 +2,13 @@
 //!
 //! It keeps no session of its own: what concerns Codex goes to codexd over local HTTP, one request for one call.
 //! In reading order: `cli`, `config`, `daemon` (from the listener to the last document); `routes` (every route on one
-//! screen), `access`, `api`, `system`, `controllers`, `tasks`, `firefox` and `codex` (what they do), `upstream` (codexd, and
+//! screen), `access`, `api`, `system`, `controllers`, `tasks`, `firefox`, `codex` and
+//! `describe` (what they do; `answers` tells it to documents), `upstream` (codexd, and
 //! how it fails); `event` and `state` (what happened, and what it adds up to), `core` (the one step), `shell` (performs it),
 //! `lease` (who leads), `metrics`; `host` (commands and files), `results` (what commands came to).
 
 mod access;
+mod answers;
 mod api;
 mod cli;
 mod codex;
@@ -14,6 +16,7 @@ mod config;
 mod controllers;
 mod core;
 mod daemon;
+mod describe;
 mod event;
 mod firefox;
 mod host;

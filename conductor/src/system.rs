@@ -27,6 +27,9 @@ common::body! {
     }
 }
 
+/// What the documents show of these bodies.
+pub(crate) const EXAMPLE: &str = r#"{"requested_by":"me","reason":"maintenance"}"#;
+
 /// The newest system state, and who waits for a newer one.
 #[derive(Default)]
 pub(crate) struct Board {

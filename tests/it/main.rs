@@ -7,6 +7,7 @@ mod bridge;
 mod codexd;
 mod connections;
 mod dependencies;
+mod describe;
 mod descriptors;
 mod disk;
 mod driver;

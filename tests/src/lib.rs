@@ -32,3 +32,5 @@ pub mod node;
 pub mod reader;
 
 pub mod golden;
+
+pub mod api_page;

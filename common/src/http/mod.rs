@@ -23,7 +23,7 @@ pub(crate) use incoming::close_gently;
 pub use listener::{Running, Server, admit_all};
 pub use request::{Client, Request};
 pub use response::{Answer, Run, Socket, Style, Writer};
-pub use route::{Access, Handler, Kind, Method, Route, Surface, faults};
+pub use route::{Access, Asks, Form, Handler, Kind, Method, Route, Surface, faults, records};
 pub use stats::Stats;
 
 /// Connections at once. A thread and a descriptor each; far above what one node needs.

@@ -69,7 +69,7 @@ pub enum Style {
 }
 
 impl Style {
-    fn request_id(self) -> &'static str {
+    pub(crate) fn request_id(self) -> &'static str {
         match self {
             Style::Camel => "requestId",
             Style::Snake => "request_id",

@@ -6,8 +6,8 @@ use percent_encoding::percent_decode_str;
 
 use super::{Answer, Request};
 use crate::Error;
-use crate::error::INVALID_REQUEST;
-use crate::wire::{self, Field, Type};
+use crate::error::{CODES, Code, INVALID_REQUEST};
+use crate::wire::{self, Field, Record, Type};
 
 /// A method that a route may have. `HEAD` is served by the `GET` row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +65,26 @@ pub enum Access {
     Token,
 }
 
+/// Which other process a route has to ask, and fails with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asks {
+    /// None.
+    Nobody,
+    /// codexd's child.
+    AppServer,
+    /// codexd, and whatever that asks.
+    Codexd,
+}
+
+/// What a success carries, beside an upgrade (101).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// `data` in the envelope, as `returns` tells.
+    Data,
+    /// A body of this media type, and nothing around it.
+    Bare(&'static str),
+}
+
 /// What serves a route: the daemon's shared state and a complete request in, an answer or an error out.
 pub type Handler<S> = fn(&S, &Request) -> Result<Answer, Error>;
 
@@ -90,16 +110,29 @@ pub struct Route<S: 'static> {
     pub query: &'static [Field],
     /// Fields of the body; `None` for a route without one.
     pub body: Option<&'static [Field]>,
-    /// The statuses of its success.
+    /// The statuses of its success; 101 for one that can become a WebSocket.
     pub success: &'static [u16],
-    /// What `data` holds in the answer.
+    /// What its success carries.
+    pub form: Form,
+    /// What `data` holds in the answer; of an optional value `null` is one, and what depends on the call may be missing.
     pub returns: &'static [Field],
+    /// Whether `Accept: text/event-stream` gets events as they come.
+    pub streams: bool,
+    /// Whether it takes an `Idempotency-Key`.
+    pub keyed: bool,
+    /// Whom it asks.
+    pub asks: Asks,
+    /// For the example in the documents: a body, or the query string of a route without one. `$SESSION` and the like stand
+    /// for what another example makes, see `crate::example`.
+    pub example: &'static str,
+    /// The row that its example calls before, if any.
+    pub after: &'static str,
     /// What serves it.
     pub handler: Handler<S>,
 }
 
 impl<S> Route<S> {
-    /// A probe: plain text, on no surface but the diagnostics.
+    /// A probe: plain text (or what `returns` tells), on no surface but the diagnostics.
     pub const fn probe(
         id: &'static str,
         path: &'static str,
@@ -107,7 +140,7 @@ impl<S> Route<S> {
         handler: Handler<S>,
     ) -> Route<S> {
         let row = Route::read(id, path, summary, handler);
-        Route { kind: Kind::Probe, surface: Surface::Diagnostics, ..row }
+        Route { kind: Kind::Probe, surface: Surface::Diagnostics, form: Form::Bare("text/plain"), ..row }
     }
 
     /// A `GET` that changes nothing.
@@ -129,7 +162,13 @@ impl<S> Route<S> {
             query: &[],
             body: None,
             success: &[200],
+            form: Form::Data,
             returns: &[],
+            streams: false,
+            keyed: false,
+            asks: Asks::Nobody,
+            example: "",
+            after: "",
             handler,
         }
     }
@@ -166,9 +205,82 @@ impl<S> Route<S> {
         Route { success, ..self }
     }
 
-    /// The same, telling what `data` holds.
+    /// The same, answering with an envelope, and telling what its `data` holds.
     pub const fn returns(self, returns: &'static [Field]) -> Route<S> {
-        Route { returns, ..self }
+        Route { form: Form::Data, returns, ..self }
+    }
+
+    /// The same, answering with a body of this media type and no envelope.
+    pub const fn bare(self, media: &'static str) -> Route<S> {
+        Route { form: Form::Bare(media), ..self }
+    }
+
+    /// The same, with a stream for those who accept one.
+    pub const fn streams(self) -> Route<S> {
+        Route { streams: true, ..self }
+    }
+
+    /// The same, taking an `Idempotency-Key`.
+    pub const fn keyed(self) -> Route<S> {
+        Route { keyed: true, ..self }
+    }
+
+    /// The same, asking another process.
+    pub const fn asks(self, asks: Asks) -> Route<S> {
+        Route { asks, ..self }
+    }
+
+    /// The same, with a body (or a query string) for its example.
+    pub const fn example(self, example: &'static str) -> Route<S> {
+        Route { example, ..self }
+    }
+
+    /// The same, with another row that its example calls before.
+    pub const fn after(self, after: &'static str) -> Route<S> {
+        Route { after, ..self }
+    }
+
+    /// Whether it can become a WebSocket.
+    pub fn upgrades(&self) -> bool {
+        self.success.contains(&101)
+    }
+
+    /// Whether it is nothing but a WebSocket.
+    pub fn only_upgrades(&self) -> bool {
+        self.success == [101]
+    }
+
+    /// The codes that a call may fail with, in order of status; `token` if it may be asked for the token.
+    pub fn failures(&self, token: bool) -> Vec<&'static Code> {
+        let post = self.method == Method::Post;
+        let has_fields = self.body.is_some_and(|fields| !fields.is_empty());
+        let names_a_thing = self.params().next().is_some() || (self.asks != Asks::Nobody && has_fields);
+        let fails = |code: &&Code| match code.name.as_ref() {
+            "invalid_request"
+            | "forbidden_host"
+            | "request_timeout"
+            | "headers_too_large"
+            | "internal_error"
+            | "overloaded"
+            | "http_version_not_supported" => true,
+            "unauthorized" => token,
+            "forbidden_origin" => post || self.upgrades(),
+            "not_found" => names_a_thing,
+            "invalid_json"
+            | "conflict"
+            | "payload_too_large"
+            | "unsupported_media_type"
+            | "too_many_requests" => post,
+            "upgrade_required" => self.upgrades(),
+            "app_server_error" | "app_server_unavailable" | "app_server_timeout" => self.asks != Asks::Nobody,
+            "codexd_invalid_response" | "codexd_not_configured" | "codexd_unavailable" => {
+                self.asks == Asks::Codexd
+            }
+            // Reads too: what they would show may be what could not be made durable.
+            "storage_failed" => self.kind != Kind::Probe,
+            _ => false, // of no route: `method_not_allowed`
+        };
+        CODES.iter().copied().filter(fails).collect()
     }
 
     /// The names of the path's parameters, in order.
@@ -259,15 +371,27 @@ pub fn faults<S>(routes: &[Route<S>]) -> Vec<String> {
         if route.method == Method::Get && route.kind == Kind::Write {
             fault("a GET never writes".to_string());
         }
+        if route.form == Form::Data && route.returns.is_empty() && !route.only_upgrades() {
+            fault("nothing tells what its `data` holds".to_string());
+        }
+        if route.form != Form::Data && !route.returns.is_empty() {
+            fault("a bare answer has no `data`".to_string());
+        }
+        if route.example.is_empty() && route.body.is_some_and(|body| body.iter().any(|field| field.required))
+        {
+            fault("a body with required fields has an example".to_string());
+        }
         if route.kind == Kind::Probe && route.access == Access::Token {
             fault("a probe never asks for the token".to_string());
         }
-        for field in wire::faults(route.query).into_iter().chain(wire::faults(route.body.unwrap_or_default()))
-        {
-            fault(field);
+        for fields in [route.query, route.body.unwrap_or_default(), route.returns] {
+            wire::faults(fields).into_iter().for_each(&mut fault);
         }
         for field in route.query {
-            if matches!(field.kind, Type::Object | Type::Array | Type::Any) {
+            if !matches!(
+                field.kind,
+                Type::String { .. } | Type::Integer { .. } | Type::Boolean | Type::Enum(_)
+            ) {
                 fault(format!("query value `{}` cannot be written in a query string", field.name));
             }
         }
@@ -277,7 +401,28 @@ pub fn faults<S>(routes: &[Route<S>]) -> Vec<String> {
             }
         }
     }
+    let records = records(routes);
+    for (index, record) in records.iter().enumerate() {
+        if records[..index].iter().any(|other| other.name == record.name) {
+            faults.push(format!("{}: two records have this name", record.name));
+        }
+    }
     faults
+}
+
+/// Every record that the documents of a table tell of, once.
+pub fn records<S>(routes: &[Route<S>]) -> Vec<&'static Record> {
+    let mut found: Vec<&Record> = Vec::new();
+    for route in routes.iter().filter(|route| route.surface != Surface::Hidden) {
+        for fields in [route.body.unwrap_or_default(), route.returns] {
+            for record in wire::records(fields) {
+                if !found.contains(&record) {
+                    found.push(record);
+                }
+            }
+        }
+    }
+    found
 }
 
 fn path_faults<S>(route: &Route<S>, fault: &mut impl FnMut(String)) {
@@ -308,99 +453,4 @@ fn overlap(a: &str, b: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fields;
-
-    const GET: Route<()> =
-        Route::read("a", "/a", "Reads.", |_, _| Err(Error::new(INVALID_REQUEST, "never called")));
-    const POST: Route<()> =
-        Route { id: "b", method: Method::Post, path: "/b", kind: Kind::Write, body: Some(&[]), ..GET };
-
-    static TABLE: &[Route<()>] = &[
-        GET,
-        POST,
-        Route { id: "a.item", path: "/a/:id", ..GET },
-        Route { id: "a.change", path: "/a/:id", ..POST },
-        Route { id: "a.part", path: "/a/:id/part/:part_id", ..GET },
-    ];
-
-    #[test]
-    fn a_sound_table_has_no_faults() {
-        assert_eq!(faults(TABLE), Vec::<String>::new());
-    }
-
-    #[test]
-    fn each_mistake_in_a_table_is_a_line() {
-        let check = |route: Route<()>, expected: &str| {
-            assert_eq!(faults(&[Route { id: "x", path: "/x", ..GET }, route]), [expected]);
-        };
-        let id = "the id is empty or there twice";
-        let ambiguous = "a: a path may mean this and x";
-        let post = "a: a POST has body fields (perhaps none of them), a GET has no body";
-        check(Route { id: "x", ..GET }, &format!("x: {id}"));
-        check(Route { id: "", ..GET }, &format!(": {id}"));
-        check(Route { summary: " ", ..GET }, "a: no summary");
-        check(Route { path: "/x", ..GET }, ambiguous);
-        check(Route { path: "/:any", ..GET }, ambiguous);
-        check(Route { id: "a", body: None, ..POST }, post);
-        check(Route { body: Some(&[]), ..GET }, post);
-        check(Route { kind: Kind::Write, ..GET }, "a: a GET never writes");
-        check(
-            Route { kind: Kind::Probe, access: Access::Token, ..GET },
-            "a: a probe never asks for the token",
-        );
-        check(Route { path: "/a/:1", ..GET }, "a: parameter `1` is no identifier");
-        check(Route { path: "/a/:", ..GET }, "a: parameter `` is no identifier");
-        check(Route { path: "/:id/:id", ..GET }, "a: parameter `id` is there twice");
-        let rooted = "a: the path does not begin with `/`, or has an empty segment";
-        check(Route { path: "a", ..GET }, rooted);
-        check(Route { path: "/a/", ..GET }, rooted);
-        check(Route { path: "/a b", ..GET }, "a: the path has a character that clients encode");
-        let fields = fields![optional "a": any, "Anything.";];
-        check(Route { query: fields, ..GET }, "a: query value `a` cannot be written in a query string");
-        check(Route { query: fields![optional "a": integer, "";], ..GET }, "a: field `a` has no summary");
-    }
-
-    #[test]
-    fn a_request_finds_its_row_or_what_is_allowed() {
-        let check = |method: &str, path: &str, expected: &str| {
-            let found = match find(TABLE, method, path) {
-                Found::Route(route, row) => {
-                    assert_eq!(TABLE[row].id, route.id);
-                    route.id.to_string()
-                }
-                Found::Allow(allow) => format!("allow {allow}"),
-                Found::Nothing => "nothing".to_string(),
-            };
-            assert_eq!(found, expected, "{method} {path}");
-        };
-        check("GET", "/a", "a");
-        check("HEAD", "/a", "a");
-        check("POST", "/b", "b");
-        check("GET", "/a/7", "a.item");
-        check("POST", "/a/7", "a.change");
-        check("GET", "/a/7/part/8", "a.part");
-        check("POST", "/a", "allow GET, HEAD");
-        check("HEAD", "/b", "allow POST");
-        check("DELETE", "/a/7", "allow GET, HEAD, POST");
-        check("get", "/a", "allow GET, HEAD");
-        for path in ["/", "", "/c", "/a/", "/a//part/8", "/a/7/part", "/a/7/8/part", "a"] {
-            check("GET", path, "nothing");
-        }
-    }
-
-    #[test]
-    fn parameters_are_decoded_or_named_in_the_refusal() {
-        let route = &TABLE[4];
-        let expected = vec![("id", "a/b".to_string()), ("part_id", "\u{e9}".to_string())];
-        assert_eq!(params(route, "/a/a%2Fb/part/%C3%A9").unwrap(), expected);
-        for raw in ["%", "%2", "%zz", "%ff", "a%c3"] {
-            let error = params(route, &format!("/a/x/part/{raw}")).unwrap_err();
-            assert_eq!(
-                error.message,
-                format!("Path parameter `part_id` is not percent-encoded UTF-8: `{raw}`.")
-            );
-        }
-    }
-}
+mod tests;

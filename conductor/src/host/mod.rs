@@ -50,6 +50,13 @@ pub(crate) const UNION: &[Field] = common::fields![
     optional "error": object, "If it was not done: code, message, retryable, details.";
 ];
 
+/// What the documents show of a command's body.
+pub(crate) const EXEC_EXAMPLE: &str = r#"{"command":"uname -a","timeoutMs":5000}"#;
+/// And of a read's.
+pub(crate) const READ_EXAMPLE: &str = r#"{"path":"/etc/hosts"}"#;
+/// And of a write's.
+pub(crate) const WRITE_EXAMPLE: &str = r#"{"path":"baa-example.txt","cwd":"/tmp","content":"hello\n"}"#;
+
 /// What host operations share.
 pub(crate) struct Host {
     audit: Audit,

@@ -64,9 +64,9 @@ fn nobody_gets_in_without_the_token() {
             403
         );
     }
-    assert!(!dir.join("logs").exists(), "who may not leaves nothing, either");
+    assert!(!dir.join("logs/conductor/audit.jsonl").exists(), "who may not leaves nothing, either");
     let placeholder = Front::start(&format!(
-        "--shared-token replace-me --control-api-base https://control.example.test --logs-dir {}/logs",
+        "--shared-token replace-me --control-api-base https://control.example.test --logs-dir {}/others",
         dir.display()
     ));
     let token = format!("{json}Authorization: Bearer replace-me\r\n");
@@ -148,7 +148,7 @@ fn each_call_leaves_its_lines_and_never_a_content() {
 #[test]
 fn without_an_audit_nothing_is_done() {
     let (front, dir) = front("no-audit");
-    fs::write(dir.join("logs"), "a file, where a folder should be").unwrap();
+    fs::create_dir_all(dir.join("logs/conductor/audit.jsonl")).unwrap(); // a folder, where a file should be
     fs::write(dir.join("file"), "old").unwrap();
     let target = dir.join("made");
     let bodies = [

@@ -1,5 +1,6 @@
 //! conductor over real sockets, with a scripted codexd behind it.
 
+mod describe;
 mod failures;
 mod host;
 mod leaving;

@@ -11,6 +11,7 @@
 //! | `--broken-config` | behaves as with an invalid `config.toml` |
 //! | `--faulty-starts N` | only the first N starts in this home are faulty |
 //! | `--ignore-eof`, `--ignore-term` | does not end then |
+//! | `--think-ms N` | a quiet time before a plain answer (0) |
 //! | `--wrapped` | runs below a wrapper process that passes the pipes on |
 //! | `--play FILE` | plays a recorded session; given again, the next start plays the next one |
 //! | `--patience-ms N` | how long the player waits for a client's message that may not come (1000) |
@@ -37,6 +38,8 @@ pub struct Options {
     pub ignore_eof: bool,
     /// `--ignore-term`
     pub ignore_term: bool,
+    /// `--think-ms`
+    pub think: Duration,
     /// `--wrapped`
     pub wrapped: bool,
     /// `--play`
@@ -82,6 +85,7 @@ impl Default for Options {
             faulty_starts: None,
             ignore_eof: false,
             ignore_term: false,
+            think: Duration::ZERO,
             wrapped: false,
             plays: Vec::new(),
             patience: Duration::from_secs(1),
@@ -112,6 +116,7 @@ impl Options {
                 "--faulty-starts" => options.faulty_starts = Some(number(value()?)? as usize),
                 "--ignore-eof" => options.ignore_eof = true,
                 "--ignore-term" => options.ignore_term = true,
+                "--think-ms" => options.think = Duration::from_millis(number(value()?)?.into()),
                 "--wrapped" => options.wrapped = true,
                 "--play" => options.plays.push(value()?.into()),
                 "--patience-ms" => options.patience = Duration::from_millis(number(value()?)?.into()),

@@ -222,6 +222,7 @@ impl<'a> Actor<'a> {
             self.step(step)?;
         }
         if round.is_silent() {
+            self.pause(self.world.options.think)?;
             let answer = self.output.take().map(|output| script::after_tool(&output));
             self.say(&answer.unwrap_or_else(|| format!("Hello from fake: {text}")), Duration::ZERO)?;
         }
