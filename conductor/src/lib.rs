@@ -7,6 +7,7 @@ mod access;
 mod api;
 mod cli;
 mod codex;
+mod command;
 mod config;
 mod routes;
 #[cfg(test)]
@@ -14,3 +15,11 @@ mod tests;
 mod upstream;
 
 pub use cli::main;
+
+/// What status-api does as conductor does it.
+pub mod shared {
+    pub use crate::codex::follow;
+    pub use crate::command::{Failure, end, say};
+    pub use crate::config::{Token, host, text, token, upstream};
+    pub use crate::upstream::{Codexd, Deadlines, agent};
+}

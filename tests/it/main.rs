@@ -23,6 +23,7 @@ mod read_back;
 mod restart;
 mod scale;
 mod scenarios;
+mod status;
 mod streams;
 mod through_codexd;
 mod through_conductor;

@@ -31,4 +31,8 @@ pub mod node;
 
 pub mod reader;
 
+pub mod browser;
+
+pub mod stub;
+
 pub mod golden;
