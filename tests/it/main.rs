@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)] // all of it is a test, helpers too
 
 mod alone;
+mod browser;
 mod codexd;
 mod connections;
 mod dependencies;
