@@ -1,8 +1,8 @@
 //! status-api: what it says when all is well, when a source is down or frozen, and its page in a real browser.
 
 use std::net::TcpListener;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -137,6 +137,42 @@ fn a_source_that_is_frozen_or_not_configured_holds_nobody_up() {
 }
 
 #[test]
+fn an_answer_that_is_too_large_or_makes_no_sense_is_an_error_of_that_source_alone() {
+    let huge = Stub::start(|_| Reply::Data(json!({"identity": "x".repeat(17 * 1024 * 1024)})));
+    let odd = Stub::start(|_| Reply::Data(json!("no object")));
+    let dir = TempDir::new();
+    let status = status_api(&dir, &huge.url(), &odd.url());
+    let seen = get(&format!("{}/v1/status", status.url())).data(200);
+    assert!(seen["conductor"]["error"].as_str().unwrap().ends_with("is over its bound"), "{seen}");
+    assert!(seen["codexd"]["error"].as_str().unwrap().ends_with("answers HTTP 200: no data"), "{seen}");
+    let refusing = Stub::start(|_| Reply::Failure(401));
+    let status = status_api(&dir, &refusing.url(), &odd.url());
+    let seen = get(&format!("{}/v1/status", status.url())).data(200);
+    assert!(seen["queue"]["error"].as_str().unwrap().ends_with("HTTP 401: The stub says no."), "{seen}");
+}
+
+#[test]
+fn both_are_asked_at_the_same_time() {
+    let both = Arc::new(Barrier::new(2)); // neither answers before the other is asked
+    let meets = |path: &'static str| {
+        let both = Arc::clone(&both);
+        move |asked: &str| {
+            if asked == path {
+                both.wait();
+            }
+            Reply::Data(json!({}))
+        }
+    };
+    let (conductor, codexd) = (Stub::start(meets("/v1/runtime")), Stub::start(meets("/v1/codexd/status")));
+    let dir = TempDir::new();
+    let status = status_api(&dir, &conductor.url(), &codexd.url());
+    let seen = get(&format!("{}/v1/status", status.url())).data(200);
+    for part in ["conductor", "codexd", "queue"] {
+        assert_eq!(seen[part]["ok"], true, "{seen}");
+    }
+}
+
+#[test]
 fn nothing_can_be_changed_and_no_stranger_asks() {
     let bench = Bench::start();
     let url = bench.status.url();
@@ -259,7 +295,7 @@ fn hostile_sessions() -> Vec<Value> {
             _ => format!("/Users/mini/code/project-{}", n % 17),
         };
         json!({
-            "sessionId": format!("session-8335570a-{n}"), "purpose": if n % 3 == 0 { "worker" } else { "duplex" },
+            "sessionId": format!("session-8335570a-{n}"), "purpose": if n.is_multiple_of(3) { "worker" } else { "duplex" },
             "status": if n % 5 == 4 { "closed" } else { "active" }, "cwd": cwd, "model": "gpt-5.5",
             "currentTurnId": if n == 0 { json!("turn-0") } else { Value::Null },
             "lastTurnId": format!("turn-{n}"), "lastTurnStatus": ends[n as usize % 5],

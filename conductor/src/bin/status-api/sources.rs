@@ -229,6 +229,3 @@ fn codexd(source: &Source) -> Result<Object, String> {
     facts.insert("base_url".into(), round.base_url());
     Ok(facts)
 }
-
-#[cfg(test)]
-mod tests;
