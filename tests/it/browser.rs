@@ -85,13 +85,16 @@ fn a_page_of_another_origin_can_do_nothing_and_read_nothing() {
     let Some(browser) = Browser::start() else { return };
     let bench = Bench::start();
     let (front, codexd, status) = (bench.conductor.url(), bench.node.codexd.url(), bench.status.url());
-    let stranger = Stub::start(|_| Reply::Html("<!doctype html><title>stranger</title>".to_owned()));
+    let stranger = Stub::start(|path| {
+        let page = "<!doctype html><title>stranger</title><body>".to_owned();
+        if path == "/sandboxed" { Reply::Sandboxed(page) } else { Reply::Html(page) }
+    });
     // Another port, another name of this machine, a name that was bound to it, and no origin at all.
     let origins = [
         stranger.url(),
         stranger.by_name("localhost"),
         stranger.by_name("evil.example"),
-        "data:text/html,x".to_owned(),
+        stranger.url() + "/sandboxed",
     ];
     for origin in origins {
         let mut page = browser.open(&origin);

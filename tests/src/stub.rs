@@ -7,11 +7,17 @@ use std::thread;
 
 use serde_json::{Value, json};
 
+/// Content type and policy of a page without an origin.
+const SANDBOXED: &str =
+    "text/html; charset=utf-8\r\ncontent-security-policy: sandbox allow-scripts allow-forms";
+
 /// What is answered to one path.
 #[derive(Clone, Debug)]
 pub enum Reply {
     /// A page.
     Html(String),
+    /// A page that its own server has taken its origin from, so that it says `null`.
+    Sandboxed(String),
     /// `data` in the envelope of success.
     Data(Value),
     /// Server-sent events.
@@ -73,6 +79,7 @@ fn serve(
     asked.lock().unwrap_or_else(PoisonError::into_inner).push(path.to_owned());
     let (status, kind, body) = match reply(path) {
         Reply::Html(page) => (200, "text/html; charset=utf-8", page),
+        Reply::Sandboxed(page) => (200, SANDBOXED, page),
         Reply::Events(text) => (200, "text/event-stream", text),
         Reply::Data(data) => (200, "application/json", json!({"ok": true, "data": data}).to_string()),
         Reply::Failure(status) => {
