@@ -56,11 +56,12 @@ stage() {
 }
 
 tools() {
-	# strace watches that an idle daemon does nothing, promtool (of prometheus) reads its metrics. Where one cannot be had,
-	# its tests say so; with CI=true that is red.
+	# strace watches that an idle daemon does nothing, promtool (of prometheus) reads its metrics, chromium is a browser. Where
+	# one cannot be had, its tests say so; with CI=true that is red.
 	wanted=
 	command -v strace >/dev/null || wanted="$wanted strace"
 	command -v promtool >/dev/null || wanted="$wanted prometheus"
+	command -v chromium >/dev/null || wanted="$wanted chromium"
 	if [ -n "$wanted" ] && command -v apt-get >/dev/null && [ "$(id -u)" -eq 0 ]; then
 		# shellcheck disable=SC2086 # words
 		apt-get update -q && apt-get install -qy --no-install-recommends $wanted
@@ -92,7 +93,8 @@ codexd_smoke() {
 
 # The quickstart as a newcomer runs it, on ports of its own so that a node on this machine is left alone.
 quickstart() {
-	BAA_QUICKSTART_CODEXD_PORT=14319 BAA_QUICKSTART_CONDUCTOR_PORT=14317 scripts/quickstart.sh --once
+	BAA_QUICKSTART_CODEXD_PORT=14319 BAA_QUICKSTART_CONDUCTOR_PORT=14317 BAA_QUICKSTART_STATUS_API_PORT=14318 \
+		scripts/quickstart.sh --once
 }
 
 stage format 30 cargo fmt --all --check

@@ -4,14 +4,15 @@ set -eu
 
 usage() {
 	cat <<'END'
-quickstart.sh [--once] [--codexd-port N] [--conductor-port N]
+quickstart.sh [--once] [--codexd-port N] [--conductor-port N] [--status-api-port N]
 
-Builds codexd and conductor, starts them, creates a session, sends a turn, prints the answer as it streams, and says how
+Builds codexd, conductor and status-api, starts them, creates a session, sends a turn, prints the answer as it streams, and says how
 to go on. Ctrl-C stops everything it started. What they keep lies in run/quickstart of this repository.
 
   --once               stop after the answer; exit 0 only if it came
   --codexd-port N      where codexd listens, 0 for any   (BAA_QUICKSTART_CODEXD_PORT, default 4319)
   --conductor-port N   where conductor listens           (BAA_QUICKSTART_CONDUCTOR_PORT, default 4317)
+  --status-api-port N  where status-api listens          (BAA_QUICKSTART_STATUS_API_PORT, default 4318)
   --help               this text
 
 The `codex` on PATH is used, or the pinned one is installed into .cache. It asks your own model if you are logged in;
@@ -27,12 +28,17 @@ root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 once=
 codexd_port=${BAA_QUICKSTART_CODEXD_PORT:-4319}
 conductor_port=${BAA_QUICKSTART_CONDUCTOR_PORT:-4317}
+status_api_port=${BAA_QUICKSTART_STATUS_API_PORT:-4318}
 while [ $# -gt 0 ]; do
 	case $1 in
 	--once) once=yes ;;
-	--codexd-port | --conductor-port)
+	--codexd-port | --conductor-port | --status-api-port)
 		[ $# -gt 1 ] || die "$1 needs a port"
-		[ "$1" = --codexd-port ] && codexd_port=$2 || conductor_port=$2
+		case $1 in
+		--codexd-port) codexd_port=$2 ;;
+		--conductor-port) conductor_port=$2 ;;
+		*) status_api_port=$2 ;;
+		esac
 		shift
 		;;
 	-h | --help)
@@ -103,6 +109,7 @@ if end.get("status") != "completed" or not text:
 need cargo curl python3
 free codexd "$codexd_port"
 free conductor "$conductor_port"
+free status-api "$status_api_port"
 umask 077
 home=$root/run/quickstart
 out=$home/out
@@ -128,7 +135,11 @@ start conductor "$bin/conductor" start --local-api "http://127.0.0.1:$conductor_
 	--state-dir "$home/state" --logs-dir "$home/logs" --runs-dir "$home/runs"
 conductor=$url
 conductor_pid=$pid
+start status-api "$bin/status-api" start --local-api "http://127.0.0.1:$status_api_port" \
+	--conductor-local-api "$conductor" --codexd-local-api "$codexd"
+status_api=$url
 say "codexd on $codexd, conductor on $conductor, everything they keep in $home"
+say "how the node is: $status_api"
 
 post() { # post PATH JSON [CURL-OPTION...]
 	path=$1 body=$2
@@ -147,6 +158,8 @@ say "that was curl > conductor > codexd > codex app-server, and back"
 [ -z "$once" ] || exit 0
 
 cat <<END
+
+How the node is, in a browser: $status_api
 
 Go on with:
   curl $conductor/v1/codex

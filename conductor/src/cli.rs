@@ -1,17 +1,17 @@
 //! The command line: `start`, `config`, `status`, `version`, `help`.
 //!
-//! Owns exit codes and what is printed. Knows nothing of routes.
+//! Owns what is printed; `command` owns how. Knows nothing of routes.
 
 use std::fmt::Display;
-use std::io::Write;
 use std::net::TcpListener;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use common::config::{self, EXIT_FAILED, EXIT_UNAVAILABLE, EXIT_USAGE, LocalUrl, Usage, Values};
+use common::config::{self, EXIT_FAILED, EXIT_UNAVAILABLE, LocalUrl, Usage, Values};
 use common::{signal, sys, trace};
 use serde_json::Value;
 
+use crate::command::{self, Failure, say};
 use crate::config::{Config, FLAGS};
 use crate::core::Input;
 use crate::daemon::Daemon;
@@ -32,25 +32,9 @@ Flags win over variables; an empty variable is an unset one.
 
 ";
 
-/// Why a command ended badly, with its exit code.
-struct Failure(u8, String);
-
-impl From<Usage> for Failure {
-    fn from(usage: Usage) -> Failure {
-        Failure(EXIT_USAGE, format!("{usage}; see `conductor help`"))
-    }
-}
-
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(Failure(code, message)) => {
-            // Nobody can be told that stderr is gone.
-            let _ = writeln!(std::io::stderr(), "conductor: {message}");
-            ExitCode::from(code)
-        }
-    }
+    command::end("conductor", run())
 }
 
 fn run() -> Result<(), Failure> {
@@ -83,7 +67,7 @@ fn run() -> Result<(), Failure> {
 fn start(config: Config) -> Result<(), Failure> {
     signal::end_with_any_thread(&["http", "tunnel", "watch", "firefox"]);
     sys::share_heap();
-    let failed = |what: &str, error: &dyn Display| Failure(EXIT_FAILED, format!("{what}: {error}"));
+    let failed = Failure::new;
     let wanted = local_api(&config)?;
     for warning in config.warnings() {
         trace::warn(None, format_args!("{warning}"));
@@ -149,16 +133,4 @@ fn status_text(snapshot: &Value) -> String {
 fn local_api(config: &Config) -> Result<LocalUrl, Usage> {
     let missing = || Usage("--local-api (BAA_CONDUCTOR_LOCAL_API) is required".to_string());
     config.local_api.clone().ok_or_else(missing)
-}
-
-fn say(text: impl Display) -> Result<(), Failure> {
-    let mut out = std::io::stdout().lock();
-    let written = write!(out, "{text}").and_then(|()| out.flush());
-    match written {
-        // `conductor config | head` is no failure.
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure(EXIT_FAILED, format!("cannot write to stdout: {error}")))
-        }
-        _ => Ok(()),
-    }
 }

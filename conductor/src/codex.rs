@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use crate::api::Node;
 use crate::describe::codex_routes;
-use crate::upstream::Call;
+use crate::upstream::{Call, Codexd};
 
 /// What stays as it is in a path segment or a query value; all else is percent-encoded.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
@@ -79,8 +79,16 @@ pub(crate) fn turn(node: &Node, request: &Request) -> Result<Answer, Error> {
 
 /// `GET /v1/codex/events`: a page, a stream or a WebSocket.
 pub(crate) fn events(node: &Node, request: &Request) -> Result<Answer, Error> {
+    follow(&node.codexd, request)
+}
+
+/// codexd's events in the form that the request asks for.
+///
+/// # Errors
+/// The ways in which codexd can fail.
+pub fn follow(codexd: &Codexd, request: &Request) -> Result<Answer, Error> {
     let call = Call { may_stream: true, ..call(request, EVENTS, EVENTS_QUERY) };
-    if request.wants_websocket() { node.codexd.tunnel(&call) } else { node.codexd.pass(&call) }
+    if request.wants_websocket() { codexd.tunnel(&call) } else { codexd.pass(&call) }
 }
 
 /// `GET /v1/codex/approvals`.

@@ -126,11 +126,16 @@ impl Auth {
 
 /// The shared token; shows itself to nobody.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Token(String);
+pub struct Token(String);
 
 impl Token {
     pub(crate) fn is_placeholder(&self) -> bool {
         self.0 == PLACEHOLDER_TOKEN
+    }
+
+    /// The header that shows it to another daemon.
+    pub fn authorization(&self) -> String {
+        format!("Bearer {}", self.0)
     }
 
     /// Whether `given` is this token; takes as long for a near miss as for any other text of that length.
@@ -250,20 +255,7 @@ impl Config {
 
     /// `conductor config`: a setting a line; the token never shows.
     pub(crate) fn text(&self) -> String {
-        let mut lines = String::new();
-        for (name, value) in self.facts() {
-            let shown = match &value {
-                Value::Null => "not-configured".to_string(),
-                Value::String(text) => text.clone(),
-                Value::Array(items) if items.is_empty() && name == "local_api_allowed_hosts" => {
-                    "loopback-only".to_string()
-                }
-                Value::Array(items) if items.is_empty() => "none".to_string(),
-                Value::Array(items) => items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","),
-                other => other.to_string(),
-            };
-            lines.push_str(&format!("{name}: {shown}\n"));
-        }
+        let mut lines = text(self.facts());
         for warning in self.warnings() {
             lines.push_str(&format!("warning: {warning}\n"));
         }
@@ -309,6 +301,25 @@ impl Config {
     }
 }
 
+/// Settings for people, one a line.
+pub fn text(facts: impl IntoIterator<Item = (&'static str, Value)>) -> String {
+    let mut lines = String::new();
+    for (name, value) in facts {
+        let shown = match &value {
+            Value::Null => "not-configured".to_string(),
+            Value::String(text) => text.clone(),
+            Value::Array(items) if items.is_empty() && name == "local_api_allowed_hosts" => {
+                "loopback-only".to_string()
+            }
+            Value::Array(items) if items.is_empty() => "none".to_string(),
+            Value::Array(items) => items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","),
+            other => other.to_string(),
+        };
+        lines.push_str(&format!("{name}: {shown}\n"));
+    }
+    lines
+}
+
 /// Where the browser bridge of a node that listens at `local_api` is.
 pub(crate) fn firefox_ws_url(local_api: &LocalUrl) -> String {
     format!("{local_api}/ws/firefox").replacen("http", "ws", 1)
@@ -331,7 +342,11 @@ fn log_limits(values: &Values) -> Result<log::Limits, Usage> {
     }
 }
 
-fn upstream(text: &str) -> Result<LocalUrl, String> {
+/// A kind: where another daemon of this machine listens.
+///
+/// # Errors
+/// Any host but a loopback one, and port 0.
+pub fn upstream(text: &str) -> Result<LocalUrl, String> {
     let url = LocalUrl::parse(text)?;
     url.loopback()?;
     match url.port {
@@ -348,7 +363,11 @@ fn name(text: &str) -> Result<String, String> {
     }
 }
 
-fn host(text: &str) -> Result<String, String> {
+/// A kind: a host name or an address, in lower case.
+///
+/// # Errors
+/// Text that cannot be one.
+pub fn host(text: &str) -> Result<String, String> {
     match text.bytes().all(|b| b.is_ascii_alphanumeric() || b".:-".contains(&b)) {
         true => Ok(text.to_ascii_lowercase()),
         false => Err("is no host name or address".to_string()),
@@ -363,7 +382,11 @@ fn origin(text: &str) -> Result<String, String> {
     }
 }
 
-fn token(values: &Values) -> Result<Option<Token>, Usage> {
+/// The shared token: itself, or what its file holds.
+///
+/// # Errors
+/// A file that cannot be read, or is empty.
+pub fn token(values: &Values) -> Result<Option<Token>, Usage> {
     if let Some(token) = values.get("--shared-token", config::string)? {
         return Ok(Some(Token(token)));
     }

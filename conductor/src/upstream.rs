@@ -41,15 +41,15 @@ const EVENT_STREAM: &str = "text/event-stream";
 
 /// How long each step of a call may take.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Deadlines {
+pub struct Deadlines {
     /// codexd is on this machine: it takes the connection at once, or it is not there.
-    pub(crate) connect: Duration,
+    pub connect: Duration,
     /// From the request to the head of the answer: above the 20 s that codexd gives its child. `waitMs` comes on top.
-    pub(crate) response: Duration,
+    pub response: Duration,
     /// The body of an answer, and of a request.
-    pub(crate) body: Duration,
+    pub body: Duration,
     /// A stream that is silent for so long is dead: codexd writes at least every 20 s.
-    pub(crate) silence: Duration,
+    pub silence: Duration,
 }
 
 impl Default for Deadlines {
@@ -64,7 +64,7 @@ impl Default for Deadlines {
 }
 
 /// codexd, as far as conductor knows it.
-pub(crate) struct Codexd {
+pub struct Codexd {
     base: Option<LocalUrl>,
     agent: Agent,
     /// Streams and WebSockets, so that they can be ended while calls in flight go on.
@@ -75,7 +75,7 @@ pub(crate) struct Codexd {
 
 impl Codexd {
     /// codexd at `base`; without one, every call fails and says so.
-    pub(crate) fn new(base: Option<LocalUrl>, deadlines: Deadlines) -> Codexd {
+    pub fn new(base: Option<LocalUrl>, deadlines: Deadlines) -> Codexd {
         Codexd { base, agent: agent(), lasting: Arc::default(), calls: Calls::default(), deadlines }
     }
 
@@ -90,13 +90,13 @@ impl Codexd {
     }
 
     /// Ends every stream and takes no new one; calls go on. A stream has no end of its own that a stop could wait for.
-    pub(crate) fn end_streams(&self) {
+    pub fn end_streams(&self) {
         self.lasting.end_all();
     }
 }
 
 /// A client for daemons on this machine: no proxy, no redirects, every status an answer, connections kept.
-pub(crate) fn agent() -> Agent {
+pub fn agent() -> Agent {
     let config = Agent::config_builder()
         .http_status_as_error(false)
         .proxy(None)

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use e2e::codex::Codex;
 use e2e::figures;
 use e2e::http::{Events, get, try_request};
-use e2e::node::{Node, conductor_launch};
+use e2e::node::{Node, conductor, conductor_launch, status_api_launch};
 use e2e::process::{Daemon, Launch, Process, released};
 use e2e::reader::Reader;
 use e2e::temp::TempDir;
@@ -70,8 +70,29 @@ fn conductor_without_clients_does_not_wake_up() {
 }
 
 #[test]
+fn status_api_without_readers_does_not_wake_up() {
+    let node = Node::start(&Codex::Fake, &[]);
+    let dir = TempDir::new();
+    let (launch, release) = build("status-api", &dir);
+    let conductor = conductor(&dir, node.codexd.url());
+    let status = Daemon::start(&status_api_launch(launch, conductor.url(), node.codexd.url()));
+    node.ready();
+    let session = node.session(json!({}));
+    for path in ["/v1/status", "/"] {
+        assert_eq!(get(&format!("{}{path}", status.url())).status, 200);
+    }
+    let mut events = Events::open("GET", &format!("{}/v1/events", status.url()), &[], b"");
+    assert!(events.next_data().is_some());
+    drop(events);
+    node.turn(&session, "[[say nobody hears it]]"); // so that it finds its reader gone
+    sleeps(&status, "status-api", release);
+}
+
+#[test]
 fn the_first_answer_comes_at_once() {
-    for (name, base) in [("codexd", "--local-api-base"), ("conductor", "--local-api")] {
+    for (name, base) in
+        [("codexd", "--local-api-base"), ("conductor", "--local-api"), ("status-api", "--local-api")]
+    {
         // Other tests run beside this one: what counts is what it takes when they let it.
         let mut tries = (0..20).map(|_| first_answer(name, base));
         let best = tries.find(|time| *time < FIRST_ANSWER);

@@ -4,6 +4,7 @@
 
 mod alone;
 mod bridge;
+mod browser;
 mod codexd;
 mod connections;
 mod dependencies;
@@ -30,6 +31,7 @@ mod restart;
 mod safety;
 mod scale;
 mod scenarios;
+mod status;
 mod streams;
 mod through_codexd;
 mod through_conductor;

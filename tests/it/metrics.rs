@@ -1,4 +1,4 @@
-//! `GET /metrics` of both daemons: what Prometheus' own tool says of it, what the docs say of it, that it counts, and that
+//! `GET /metrics` of all three: what Prometheus' own tool says of it, what the docs say of it, that it counts, and that
 //! it comes when nothing else does.
 
 #![cfg(target_os = "linux")] // what /proc tells and prlimit sets
@@ -12,7 +12,7 @@ use e2e::codex::Codex;
 use e2e::figures;
 use e2e::golden::golden;
 use e2e::http::{Events, KeptAlive, get, metric, post, request};
-use e2e::node::{Node, conductor};
+use e2e::node::{Node, conductor, status_api};
 use e2e::process::{Daemon, kill_pid};
 use e2e::wait::{SOON, eventually};
 use e2e::websocket::Socket;
@@ -79,7 +79,8 @@ fn the_pages_are_well_formed_and_the_docs_tell_all_of_them() {
     node.turn(&node.session(json!({})), "[[say hello]]");
     get(&format!("{}/v1/codex/sessions/nobody", conductor.url())).failure(404, "not_found");
     let mut rows = BTreeMap::<String, (Family, Vec<&str>)>::new();
-    for (name, daemon) in [("codexd", &node.codexd), ("conductor", &conductor)] {
+    let status = status_api(&node.dir, conductor.url(), node.codexd.url());
+    for (name, daemon) in [("codexd", &node.codexd), ("conductor", &conductor), ("status-api", &status)] {
         let page = get(&format!("{}/metrics", daemon.url()));
         assert_eq!(page.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
         if let Some(said) = promtool(&page.body) {
@@ -94,7 +95,7 @@ fn the_pages_are_well_formed_and_the_docs_tell_all_of_them() {
     let mut table = "| metric | type | labels | of | what |\n| --- | --- | --- | --- | --- |\n".to_owned();
     for (name, (((kind, labels), help), daemons)) in rows {
         let labels = labels.into_iter().map(|label| format!("`{label}`")).collect::<Vec<_>>().join(" ");
-        let of = if daemons.len() == 2 { "each" } else { daemons[0] };
+        let of = if daemons.len() == 3 { "each".to_owned() } else { daemons.join(", ") };
         table += &format!("| `{name}` | {kind} | {labels} | {of} | {help} |\n");
     }
     let doc = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md")).unwrap();

@@ -118,6 +118,20 @@ pub fn raw(url: &str, bytes: &[u8]) -> Vec<u8> {
     answer
 }
 
+/// Sends these bytes and reads the head of the answer, then closes; panics if nobody listens or no head comes.
+#[track_caller]
+pub fn raw_head(url: &str, bytes: &[u8]) -> String {
+    let (host, _) = split(url);
+    let mut stream = connect(host).unwrap_or_else(|error| panic!("{host}: {error}"));
+    let (mut head, mut byte) = (Vec::new(), [0]);
+    let _ = stream.write_all(bytes); // it may have answered and closed before the end
+    while !head.ends_with(b"\r\n\r\n") {
+        stream.read_exact(&mut byte).unwrap_or_else(|error| panic!("{host}: no head: {error}"));
+        head.extend(byte);
+    }
+    String::from_utf8_lossy(&head).into_owned()
+}
+
 /// A connection that stays open from one request to the next.
 pub struct KeptAlive(BufReader<TcpStream>);
 

@@ -31,6 +31,10 @@ pub mod node;
 
 pub mod reader;
 
+pub mod browser;
+
+pub mod stub;
+
 pub mod golden;
 
 pub mod api_page;

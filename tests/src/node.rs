@@ -35,6 +35,12 @@ impl Node {
     /// The same with a codexd that is started in another way: `launch` is complete but for codexd's arguments.
     #[track_caller]
     pub fn with(codex: &Codex, dir: TempDir, launch: Launch, args: &[&str]) -> Node {
+        Node::at("http://127.0.0.1:0", codex, dir, launch, args)
+    }
+
+    /// The same with a codexd that listens at `base`, in each of its lives.
+    #[track_caller]
+    pub fn at(base: &str, codex: &Codex, dir: TempDir, launch: Launch, args: &[&str]) -> Node {
         let home = dir.folder("home");
         let model = (*codex != Codex::Fake).then(|| Model::start(0, None));
         let model = model.map(|model| model.unwrap_or_else(|error| panic!("no model: {error}")));
@@ -43,7 +49,7 @@ impl Node {
         }
         let (program, child_args) = codex.command();
         let launch = launch
-            .args(["start", "--local-api-base", "http://127.0.0.1:0", "--repo-root"])
+            .args(["start", "--local-api-base", base, "--repo-root"])
             .args([dir.path()])
             .args(["--server-command".into(), program.into_os_string()])
             .args(child_args.iter().flat_map(|arg| ["--server-arg", arg]))
@@ -187,6 +193,22 @@ pub fn conductor(dir: &TempDir, codexd: &str) -> Daemon {
 /// The same, not yet started; `launch` is complete but for conductor's arguments.
 pub fn conductor_launch(launch: Launch, codexd: &str) -> Launch {
     launch.args(["start", "--local-api", "http://127.0.0.1:0", "--codexd-local-api", codexd])
+}
+
+/// A status-api that looks at both; its output is in `dir`.
+#[track_caller]
+pub fn status_api(dir: &TempDir, conductor: &str, codexd: &str) -> Daemon {
+    Daemon::start(&status_api_launch(Launch::of("status-api", dir.path()), conductor, codexd))
+}
+
+/// The same, not yet started; `launch` is complete but for status-api's arguments.
+pub fn status_api_launch(launch: Launch, conductor: &str, codexd: &str) -> Launch {
+    launch.args(["start", "--local-api", "http://127.0.0.1:0"]).args([
+        "--conductor-local-api",
+        conductor,
+        "--codexd-local-api",
+        codexd,
+    ])
 }
 
 fn whole_line(line: &str) -> Option<String> {
