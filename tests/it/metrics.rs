@@ -80,6 +80,7 @@ fn the_pages_are_well_formed_and_the_docs_tell_all_of_them() {
     get(&format!("{}/v1/codex/sessions/nobody", conductor.url())).failure(404, "not_found");
     let mut rows = BTreeMap::<String, (Family, Vec<&str>)>::new();
     let status = status_api(&node.dir, conductor.url(), node.codexd.url());
+    get(&format!("{}/healthz", status.url()));
     for (name, daemon) in [("codexd", &node.codexd), ("conductor", &conductor), ("status-api", &status)] {
         let page = get(&format!("{}/metrics", daemon.url()));
         assert_eq!(page.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
