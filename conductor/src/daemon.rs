@@ -61,6 +61,7 @@ impl Daemon {
         let wanted = config.local_api.clone().ok_or("there is no address to listen at")?;
         let gate = access::gate(&config);
         let node = Node::new(config, LocalUrl { port, ..wanted }, deadlines);
+        node.host.leftovers.end();
         let server = Server {
             routes: ROUTES,
             gate,
@@ -151,6 +152,7 @@ fn lead(node: &Arc<Node>, calls: Sender<Input>, inbox: Receiver<Input>) -> Resul
         term: state.term().max(node.lease.last_term().map_err(said("lease.json"))?) + 1,
         pid: std::process::id(),
     };
+    node.host.leftovers.end(); // those of the one that led
     node.open_desk(Desk::new("conductor", calls), log.feed());
     let mut world = World {
         node: node.clone(),

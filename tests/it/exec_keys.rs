@@ -69,7 +69,8 @@ fn the_same_key_runs_a_command_once_and_all_get_its_answer() {
 fn a_command_that_a_crash_cut_off_says_so_and_does_not_run_again() {
     let dir = TempDir::new();
     let mut conductor = Daemon::start(&launch(&dir, "n"));
-    let body = json!({ "command": "echo x >>ran; sleep 60", "cwd": dir.path(), "timeoutMs": 600_000 });
+    let body =
+        json!({ "command": "echo $$ >pid; echo x >>ran; sleep 60", "cwd": dir.path(), "timeoutMs": 600_000 });
     thread::scope(|scope| {
         let url = conductor.url().to_owned();
         scope.spawn(move || {
@@ -79,8 +80,13 @@ fn a_command_that_a_crash_cut_off_says_so_and_does_not_run_again() {
         eventually("the command", SOON, || (runs(&dir) == 1).then_some(()));
         conductor.kill();
     });
-    let body = json!({ "command": "echo x >>ran; sleep 60", "cwd": dir.path(), "timeoutMs": 600_000 });
+    let body =
+        json!({ "command": "echo $$ >pid; echo x >>ran; sleep 60", "cwd": dir.path(), "timeoutMs": 600_000 });
+    let sleeper = fs::read_to_string(dir.path().join("pid")).unwrap();
+    let lives = || std::path::Path::new(&format!("/proc/{}", sleeper.trim())).exists();
+    assert!(lives());
     let again = Daemon::start(&launch(&dir, "n"));
+    assert!(!lives(), "what the dead one left running is ended");
     for _ in 0..2 {
         let answer = exec(&again, "k", &body).data(200);
         assert_eq!((&answer["ok"], &answer["operation"]), (&json!(false), &json!("exec")));

@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 use common::child::{self, Group, Signal};
 use common::{sys, trace};
 
+use super::leftovers::Leftovers;
+
 /// How often it is looked at whether a command is still wanted: nobody waits for the end of one that is not.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// What was killed is gone within this, unless the disk holds it; then the answer does not wait.
@@ -36,6 +38,8 @@ pub(super) struct Bounds<'a> {
     pub(super) output_bytes: usize,
     /// What the outputs of all commands take.
     pub(super) outputs: &'a AtomicUsize,
+    /// Where it is named as long as it runs.
+    pub(super) leftovers: &'a Leftovers,
 }
 
 /// Why a command is over.
@@ -98,13 +102,16 @@ impl<'a> Running<'a> {
     fn start(mut command: Command, bounds: &Bounds<'a>) -> io::Result<Running<'a>> {
         let (over, mut ended) = io::pipe()?;
         let (tell, told) = mpsc::sync_channel(1);
+        let leftovers = bounds.leftovers.clone();
         let reap = move || {
             let piped = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
             let (mut process, group) = child::spawn(piped)?;
+            let note = leftovers.note(group.pgid());
             let (stdout, stderr) = (process.stdout.take(), process.stderr.take());
             let pipes = [stdout.map(OwnedFd::from), stderr.map(OwnedFd::from)];
             let _ = tell.send((group.clone(), pipes)); // somebody waits for it
             let status = group.reap(&mut process);
+            drop(note);
             let _ = ended.write_all(b"."); // a byte, since other processes may hold the pipe for a moment
             status
         };

@@ -141,6 +141,7 @@ fn start(host: &Host, exec: &Exec, gone: &dyn Fn() -> bool) -> Result<Ran, Fault
         timeout: exec.timeout(),
         output_bytes: usize::try_from(output_bytes).unwrap_or(usize::MAX),
         outputs: &host.outputs,
+        leftovers: &host.leftovers,
     };
     command::run(command, &bounds, gone).map_err(|error| match error.kind() {
         io::ErrorKind::PermissionDenied => host.fault_of(&error, &cwd, &cwd),

@@ -7,6 +7,7 @@ mod audit;
 mod command;
 pub(crate) mod exec;
 mod files;
+mod leftovers;
 mod once;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ use crate::api::Node;
 use crate::codex::forward;
 use crate::config::{Config, Token};
 use audit::{Audit, Call};
+use leftovers::Leftovers;
 
 /// Commands at once: each is a process group and a thread, and the machine is small.
 const MAX_EXECS: usize = 16;
@@ -65,6 +67,8 @@ pub(crate) struct Host {
     /// What the outputs of all commands take in memory.
     outputs: AtomicUsize,
     stopping: AtomicBool,
+    /// What a conductor that was killed left running.
+    pub(crate) leftovers: Leftovers,
     token: Option<Token>,
     /// Where macOS protects folders; `None` on other systems.
     protected_home: Option<PathBuf>,
@@ -79,6 +83,7 @@ impl Host {
             files: Seats { most: MAX_FILES, taken: AtomicUsize::new(0) },
             outputs: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
+            leftovers: Leftovers::new(&config.state_dir),
             token: config.token.clone(),
             protected_home: home.filter(|_| cfg!(target_os = "macos")),
         }
