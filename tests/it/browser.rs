@@ -2,7 +2,7 @@
 
 use e2e::browser::{Browser, Page};
 use e2e::codex::Codex;
-use e2e::http::{get, raw, request};
+use e2e::http::{get, metric, raw, request};
 use e2e::node::{Node, conductor, status_api};
 use e2e::process::Daemon;
 use e2e::stub::{Reply, Stub};
@@ -50,6 +50,13 @@ const OPEN: &str = r#"url => new Promise(done => {
     const socket = new WebSocket(url.replace('http', 'ws'));
     socket.onopen = () => { socket.close(); done('open'); };
     socket.onerror = () => done('refused');
+})"#;
+
+/// Asks for the events twenty times, without wanting to read them, and holds on to what comes.
+const HOLD: &str = r#"(async url => {
+    const ask = () => fetch(url, { mode: "no-cors", headers: { accept: "text/event-stream" } }).catch(() => null);
+    window.held = await Promise.all([...Array(20)].map(ask));
+    return "asked";
 })"#;
 
 /// Where an extension of the user's own browser may connect to.
@@ -126,6 +133,12 @@ fn a_page_of_another_origin_can_do_nothing_and_read_nothing() {
         }
     }
     assert_eq!(bench.sessions(), 0, "nor later");
+    let mut page = browser.open(&stranger.by_name("localhost"));
+    for (base, events) in [(codexd, "/v1/codexd/events"), (front, "/v1/codex/events"), (status, "/v1/events")]
+    {
+        assert_eq!(run(&mut page, HOLD, &format!("{base}{events}")), "asked");
+        assert_eq!(metric(base, "baa_http_streams_open"), Some(0.0), "it holds no place of those who wait");
+    }
     // The same from conductor's own origin works: what failed above failed because of where it came from.
     let mut own = browser.open(&format!("{front}/v1/codex"));
     let heard = run(&mut own, SEND, &format!("{front}/v1/codex/sessions"));

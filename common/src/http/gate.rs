@@ -41,14 +41,38 @@ impl Gate {
     /// # Errors
     /// `forbidden_origin`.
     pub(super) fn origin(&self, origin: Option<&str>, host: Option<&str>) -> Result<(), Error> {
-        let Some(given) = origin else { return Ok(()) };
-        let authority = given.strip_prefix("http://").or_else(|| given.strip_prefix("https://"));
-        let own = authority.zip(host).is_some_and(|(authority, host)| authority.eq_ignore_ascii_case(host));
-        let listed = self.origins.iter().any(|origin| origin.eq_ignore_ascii_case(given));
-        if own || listed || given.starts_with("moz-extension://") {
+        match origin {
+            Some(given) if !self.knows(given, host) => {
+                Err(Error::new(FORBIDDEN_ORIGIN, format!("Origin `{given}` may not do that here.")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes no request that a browser makes for a page of another site: it could not read the answer, but hold a place
+    /// among those who wait. What a person opens is taken, and what an origin of ours asks for. Other clients say nothing
+    /// of a site (Fetch Metadata, <https://www.w3.org/TR/fetch-metadata/>).
+    ///
+    /// # Errors
+    /// `forbidden_origin`.
+    pub(super) fn site(
+        &self,
+        (site, mode): (Option<&str>, Option<&str>),
+        origin: Option<&str>,
+        host: Option<&str>,
+    ) -> Result<(), Error> {
+        let foreign = site.is_some_and(|site| site != "same-origin" && site != "none");
+        if !foreign || mode == Some("navigate") || origin.is_some_and(|given| self.knows(given, host)) {
             return Ok(());
         }
-        Err(Error::new(FORBIDDEN_ORIGIN, format!("Origin `{given}` may not do that here.")))
+        Err(Error::new(FORBIDDEN_ORIGIN, "A page of another site may not ask for that here."))
+    }
+
+    fn knows(&self, origin: &str, host: Option<&str>) -> bool {
+        let authority = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+        let own = authority.zip(host).is_some_and(|(authority, host)| authority.eq_ignore_ascii_case(host));
+        let listed = self.origins.iter().any(|listed| listed.eq_ignore_ascii_case(origin));
+        own || listed || origin.starts_with("moz-extension://")
     }
 }
 
@@ -134,5 +158,25 @@ mod tests {
             assert_eq!(gate().origin(Some(origin), host).unwrap_err().code, FORBIDDEN_ORIGIN, "{origin}");
         }
         assert!(gate().origin(None, host).is_ok());
+    }
+
+    #[test]
+    fn what_a_browser_asks_for_a_page_of_another_site_is_refused() {
+        let host = Some("127.0.0.1:4317");
+        let asked = |site, mode, origin| gate().site((site, mode), origin, host).is_ok();
+        assert!(asked(None, None, None), "a program says nothing");
+        assert!(asked(Some("same-origin"), Some("cors"), None), "the page of the node itself");
+        assert!(asked(Some("none"), Some("navigate"), None), "an address that was typed");
+        assert!(asked(Some("cross-site"), Some("navigate"), None), "a link that was followed");
+        assert!(
+            asked(Some("cross-site"), Some("cors"), Some("https://panel.example")),
+            "an origin that is listed"
+        );
+        assert!(asked(Some("cross-site"), Some("cors"), Some("moz-extension://0d5f")));
+        for site in ["cross-site", "same-site"] {
+            assert!(!asked(Some(site), Some("no-cors"), None), "{site}");
+            assert!(!asked(Some(site), Some("cors"), Some("https://evil.example")), "{site}");
+            assert!(!asked(Some(site), None, None), "{site}");
+        }
     }
 }

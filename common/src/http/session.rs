@@ -168,6 +168,8 @@ impl<'a, S> Session<'a, S> {
         if route.method == Method::Post || request.wants_websocket() {
             server.gate.origin(request.header("origin"), request.header("host"))?;
         }
+        let fetched = (request.header("sec-fetch-site"), request.header("sec-fetch-mode"));
+        server.gate.site(fetched, request.header("origin"), request.header("host"))?;
         (server.authorize)(&server.state, route, &request)?;
         wire::query(route.query, &request.query)?;
         if route.body.is_some() && framing != Framing::Empty {
