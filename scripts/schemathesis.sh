@@ -63,6 +63,11 @@ database = "none"
 
 [checks.not_a_server_error]
 expected-statuses = ["2xx", "3xx", "4xx", "502", "503", "504"]
+
+# What is wrong with the body of a host operation is told in its union, under 200.
+[[operations]]
+include-operation-id = "host.files.read"
+checks.negative_data_rejection.expected-statuses = ["2xx", "4xx"]
 END
 
 # What fits the document may be refused all the same (a folder that is not there, a session that is closed), so that is
