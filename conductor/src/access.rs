@@ -82,11 +82,10 @@ pub(crate) fn asks_token(node: &Node, route: &Route<Node>, outside: bool) -> boo
 /// Of which callers a route asks for the token, for documents.
 pub(crate) fn token(node: &Node, route: &Route<Node>) -> Token {
     let all_outside = node.local_api.loopback().is_err();
-    let outside = asks_token(node, route, true) && public_host(&node.config).is_some();
-    match asks_token(node, route, all_outside) {
-        true => Token::Always,
-        false if outside => Token::FromOutside,
-        false => Token::Never,
+    match (asks_token(node, route, all_outside), asks_token(node, route, true)) {
+        (true, _) => Token::Always,
+        (false, true) => Token::FromOutside,
+        (false, false) => Token::Never,
     }
 }
 

@@ -256,7 +256,7 @@ fn auth(node: &Node) -> Value {
         "configured": node.config.token.is_some(),
         "values": {
             "none": "Nobody needs the token.",
-            "token_from_outside": "Callers that come by the public host need the token.",
+            "token_from_outside": "Callers from outside of this machine need the token: by another name than a loopback one, or through a proxy.",
             "token": "Every caller needs the token; a missing or wrong one is 401.",
         },
     })

@@ -15,7 +15,7 @@ A running daemon shows the same as OpenAPI 3.1 at `/openapi.json`, and conductor
 
 Access is *open* for everybody on this machine, or *token*: `Authorization: Bearer $BAA_SHARED_TOKEN`. With
 `BAA_CONDUCTOR_AUTH=writes` every POST of conductor asks for the token, with `all` everything but the probes; and of callers
-that come by the public host, or where conductor does not listen on loopback, each POST asks for it anyway.
+from outside (by another name than a loopback one, or through a proxy that says so) each POST asks for it anyway.
 
 A `?` behind a type says that a value may be left out, and in an answer that it may be `null`.
 ";

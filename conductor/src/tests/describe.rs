@@ -145,7 +145,7 @@ fn an_endpoint_tells_what_it_takes_and_gives() {
     let turn = rows.iter().find(|row| row["id"] == "codex.turn.create").unwrap();
     assert_eq!(
         (&turn["method"], &turn["path"], &turn["kind"], &turn["auth"]),
-        (&json!("POST"), &json!("/v1/codex/turn"), &json!("write"), &json!("none"))
+        (&json!("POST"), &json!("/v1/codex/turn"), &json!("write"), &json!("token_from_outside"))
     );
     let session_id =
         json!({ "name": "sessionId", "type": "string", "required": true, "summary": "The session." });
