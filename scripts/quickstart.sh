@@ -131,10 +131,15 @@ else
 	start model-stub "$bin/model-stub" --home "$CODEX_HOME"
 	start_codexd
 fi
+# A token of the node's own, for commands and files of this machine; kept, so that a second start has the same.
+token=$home/token
+[ -s "$token" ] || od -An -N 16 -t x1 /dev/urandom | tr -d ' \n' >"$token"
+export BAA_SHARED_TOKEN_FILE="$token"
 start conductor "$bin/conductor" start --local-api "http://127.0.0.1:$conductor_port" --codexd-local-api "$codexd" \
 	--state-dir "$home/state" --logs-dir "$home/logs" --runs-dir "$home/runs"
 conductor=$url
 conductor_pid=$pid
+unset BAA_SHARED_TOKEN_FILE
 start status-api "$bin/status-api" start --local-api "http://127.0.0.1:$status_api_port" \
 	--conductor-local-api "$conductor" --codexd-local-api "$codexd"
 status_api=$url
@@ -167,7 +172,9 @@ Go on with:
   curl -N -H 'Accept: text/event-stream' $conductor/v1/codex/events
   curl -N $conductor/v1/codex/turn -H 'Accept: text/event-stream' -H 'Content-Type: application/json' \\
     -d '{"sessionId":"$session","input":"And now in three words."}'
+  curl $conductor/v1/exec -H "Authorization: Bearer \$(cat $token)" -H 'Content-Type: application/json' -d '{"command":"uname -a"}'
   $bin/codexd status --repo-root $home
+  $bin/conductor status --local-api $conductor
 
 Ctrl-C stops everything.
 END

@@ -303,7 +303,9 @@ pub fn media_type(content_type: Option<&str>) -> Result<(), Error> {
     }
     Err(Error::new(
         UNSUPPORTED_MEDIA_TYPE,
-        format!("The request body must be application/json, not `{given}`."),
+        format!(
+            "The request body must be application/json, not `{given}` (curl: -H 'content-type: application/json')."
+        ),
     ))
 }
 

@@ -12,7 +12,7 @@ use crate::api::Node;
 use crate::config::{Auth, Config};
 
 /// What a proxy adds to the requests that it passes on, even where it puts our own address into `Host`.
-const FORWARDED: [&str; 4] = ["forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip"];
+const FORWARDED: [&str; 5] = ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"];
 
 /// The host of the public reverse proxy, if there is one that is not this machine itself.
 pub(crate) fn public_host(config: &Config) -> Option<String> {
@@ -63,8 +63,13 @@ fn check_token(node: &Node, request: &Request) -> Result<(), Error> {
     if right {
         return Ok(());
     }
-    let message =
-        format!("{} {} needs the shared token of this node.", request.method.as_str(), request.path);
+    let (method, path) = (request.method.as_str(), &request.path);
+    let message = match &node.config.token {
+        Some(_) => format!("{method} {path} needs the shared token of this node."),
+        None => format!(
+            "{method} {path} needs the shared token of this node, which has none: start conductor with BAA_SHARED_TOKEN or BAA_SHARED_TOKEN_FILE."
+        ),
+    };
     Err(Error::new(UNAUTHORIZED, message)
         .header("WWW-Authenticate", "Bearer realm=\"baa-conductor-host-ops\""))
 }

@@ -44,6 +44,8 @@ pub(crate) struct Node {
     /// What a node that stands by has read of the leader's log.
     followed: Mutex<State>,
     announced: Once,
+    /// Held while this node's own document is written.
+    pub(crate) beating: Mutex<()>,
     /// For those who serve a client when its request is gone.
     pub(crate) me: Weak<Node>,
 }
@@ -64,6 +66,7 @@ impl Node {
             bridge: Arc::default(),
             followed: Mutex::default(),
             announced: Once::new(),
+            beating: Mutex::default(),
             me: me.clone(),
         })
     }

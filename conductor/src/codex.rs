@@ -126,9 +126,13 @@ fn call<'a>(request: &'a Request, path: &str, query: &[Field]) -> Call<'a> {
     Call { request, path: path.to_string(), query: query.join("&"), body: None, may_stream: false, wait }
 }
 
-/// The fields of `given` that the table has, under its names; camelCase wins over snake_case, values stay as they are.
+/// The fields of `given` that the table has, under its names; they may be spelt in the other case, too, and the table's
+/// own wins. Values stay as they are.
 pub(crate) fn forward(fields: &[Field], mut given: Object) -> Object {
-    let mut take = |name: &str| given.remove(name).or_else(|| given.remove(&snake(name)));
+    let mut take = |name: &str| {
+        let own = given.remove(name);
+        own.or_else(|| given.remove(&snake(name))).or_else(|| given.remove(&camel(name)))
+    };
     fields.iter().filter_map(|field| Some((field.name.to_string(), take(field.name)?))).collect()
 }
 
@@ -153,6 +157,18 @@ fn snake(camel: &str) -> String {
             out.push('_');
         }
         out.push(c.to_ascii_lowercase());
+    }
+    out
+}
+
+/// `thread_id` as `threadId`.
+fn camel(snake: &str) -> String {
+    let mut words = snake.split('_');
+    let mut out = words.next().unwrap_or_default().to_string();
+    for word in words {
+        let mut letters = word.chars();
+        out.extend(letters.next().map(|first| first.to_ascii_uppercase()));
+        out.push_str(letters.as_str());
     }
     out
 }

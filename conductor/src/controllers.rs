@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::PoisonError;
 
-use common::Error;
 use common::document::{self, Durability};
 use common::http::{Answer, Request};
 use common::time::Timestamp;
 use common::wire::{Field, Record};
+use common::{Error, trace};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -65,11 +66,9 @@ struct Controller {
 }
 
 impl Node {
-    /// Tells of this node.
-    ///
-    /// # Errors
-    /// Any error of the file system.
-    pub(crate) fn beat(&self) -> std::io::Result<()> {
+    /// Tells of this node; what cannot be written now is at the next heartbeat.
+    pub(crate) fn beat(&self) {
+        let _beating = self.beating.lock().unwrap_or_else(PoisonError::into_inner);
         let config = &self.config;
         let controller = Controller {
             node_id: config.node_id.clone(),
@@ -85,7 +84,9 @@ impl Node {
             heartbeat_at: Timestamp::now(),
         };
         let path = self.controllers().join(format!("{}.json", config.node_id));
-        document::write(&path, &controller, Durability::Process)
+        if let Err(error) = document::write(&path, &controller, Durability::Process) {
+            trace::debug(None, format_args!("a heartbeat could not be written: {error}"));
+        }
     }
 
     /// Where the documents are.

@@ -189,9 +189,7 @@ fn renew(node: Arc<Node>) -> io::Result<mpsc::Sender<()>> {
             }
             if now >= beat_at {
                 beat_at = now + beat_every;
-                if let Err(error) = node.beat() {
-                    trace::debug(None, format_args!("a heartbeat could not be written: {error}"));
-                }
+                node.beat();
                 node.follow();
             }
             let wait = beat_at.min(renew_at).saturating_duration_since(Instant::now());

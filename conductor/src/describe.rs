@@ -114,7 +114,7 @@ pub(crate) fn business(node: &Node, request: &Request) -> Result<Answer, Error> 
             "POST /v1/codex/turn?waitMs=60000 with sessionId and input says something in it, and waits for data.turn.text.",
             "If the turn still runs then (202), GET /v1/codex/turns/:turn_id?waitMs=60000 waits on.",
             "GET /v1/codex/approvals tells what the agent waits for; what nobody answers is declined.",
-            "For work that should survive retries and restarts use a task, where this node has /v1/tasks.",
+            "Tasks can be listed and read, not made, where no endpoint is POST /v1/tasks.",
         ],
         "system": node.system(),
         "websocket": websocket(node),

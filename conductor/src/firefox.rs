@@ -10,14 +10,15 @@ use std::thread;
 use std::time::Instant;
 
 use common::Error;
-use common::error::{INVALID_JSON, INVALID_REQUEST, OVERLOADED};
+use common::error::OVERLOADED;
 use common::http::{Answer, Request};
 use common::websocket::{self, Flow, Frames};
-use common::wire;
+use common::wire::{self, Object};
 use serde_json::{Value, json};
 
 use crate::access;
 use crate::api::Node;
+use crate::codex::forward;
 use crate::core::Change;
 use crate::state::Mode;
 
@@ -26,12 +27,15 @@ pub(crate) const MAX_CLIENTS: usize = 32;
 /// Answers that a client has not taken yet; one that asks on without reading waits.
 const MAX_ANSWERS: usize = 64;
 
+/// A client's name for what it asks: a UUID with a prefix, and more.
+const MAX_ID_BYTES: usize = 128;
+
 common::body! {
     /// A message of a client.
     struct Message {
         required kind "type": one_of("hello", "state_request", "action_request"), "What it wants.";
         optional action "action": one_of("pause", "resume", "drain"), "Of an action_request: what to do.";
-        optional request_id "requestId": string(128), "Comes back with the answer.";
+        optional request_id "requestId": string(MAX_ID_BYTES), "Comes back with the answer.";
         optional requested_by "requestedBy": string(1024), "Who wants it.";
         optional reason "reason": string(1024), "Why.";
     }
@@ -160,10 +164,13 @@ fn source<'a>(node: &'a Node, client: &'a Client) -> impl FnMut(&mut Frames, Ins
 }
 
 fn hear(node: &Node, client: &Client, may_write: &Result<(), Error>, text: &str) {
-    let message = wire::object(text.as_bytes(), None).and_then(|map| Message::parse(&map));
-    let Message { kind, action, request_id, requested_by, reason } = match message {
+    let given = match wire::object(text.as_bytes(), None) {
+        Ok(given) => forward(Message::FIELDS, given),
+        Err(error) => return client.answer(&failure(&error, &Object::new())),
+    };
+    let Message { kind, action, request_id, requested_by, reason } = match Message::parse(&given) {
         Ok(message) => message,
-        Err(error) => return client.answer(&failure(&error)),
+        Err(error) => return client.answer(&failure(&error, &given)),
     };
     match kind.as_str() {
         "hello" => {
@@ -184,7 +191,7 @@ fn hear(node: &Node, client: &Client, may_write: &Result<(), Error>, text: &str)
                 Some("drain") => Mode::Draining,
                 _ => {
                     let error = wire::invalid("action", "Field `action` is required.");
-                    return client.answer(&failure(&error));
+                    return client.answer(&failure(&error, &given));
                 }
             };
             let source = Some("firefox".to_string());
@@ -221,9 +228,11 @@ fn snapshot(node: &Node, reason: &str) -> Value {
     })
 }
 
-fn failure(error: &Error) -> Value {
-    debug_assert!([INVALID_JSON, INVALID_REQUEST].contains(&error.code));
-    json!({ "type": "error", "error": told(error) })
+/// What cannot be understood, with the request's id as far as there is one.
+fn failure(error: &Error, given: &Object) -> Value {
+    let request_id =
+        given.get("requestId").filter(|id| id.as_str().is_some_and(|id| id.len() <= MAX_ID_BYTES));
+    json!({ "type": "error", "requestId": request_id, "error": told(error) })
 }
 
 fn told(error: &Error) -> Value {

@@ -51,6 +51,7 @@ impl World {
             expires_at: Timestamp::from_millis(now.millis() + millis(*lease_ttl)),
         });
         self.node.renew();
+        self.node.beat();
         self.node.board.stir();
         trace::info(None, format_args!("leads term={}", self.birth.term));
         self.node.announce();

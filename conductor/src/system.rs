@@ -8,10 +8,10 @@ use std::thread::{self, Thread};
 use common::Error;
 use common::error::CONFLICT;
 use common::http::{Answer, Request};
-use common::wire::Object;
 use serde_json::{Value, json};
 
 use crate::api::Node;
+use crate::codex::forward;
 use crate::core::{CALL_DEADLINE, Call, Change, Input};
 use crate::state::{Mode, System};
 
@@ -162,8 +162,8 @@ pub(crate) fn drain(node: &Node, request: &Request) -> Result<Answer, Error> {
 }
 
 fn set(node: &Node, request: &Request, mode: Mode) -> Result<Answer, Error> {
-    let map: Object = request.object()?;
-    let ChangeBody { requested_by, reason, source } = ChangeBody::parse(&map)?;
+    let given = forward(ChangeBody::FIELDS, request.object()?);
+    let ChangeBody { requested_by, reason, source } = ChangeBody::parse(&given)?;
     let source = source.or_else(|| Some("http".to_owned()));
     let data = node.change(Change { mode, requested_by, reason, source })?;
     Ok(Answer::Json { status: 200, data })

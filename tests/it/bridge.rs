@@ -89,7 +89,8 @@ fn a_client_is_greeted_answered_and_told_of_every_change() {
             (&json!("changed"), &json!(mode))
         );
     }
-    post(&url(&conductor, "/v1/system/pause"), &json!({})).data(200);
+    let paused = post(&url(&conductor, "/v1/system/pause"), &json!({ "requestedBy": "me" })).data(200);
+    assert_eq!(paused["requested_by"], "me", "either spelling is taken");
     for socket in [&mut one, &mut two] {
         assert_eq!(
             next(socket)["snapshot"]["system"]["source"],
@@ -109,7 +110,11 @@ fn what_makes_no_sense_is_an_error_that_names_the_field() {
         (json!({}), "invalid_request", "`type`"),
         (json!({ "type": "wish" }), "invalid_request", "`type`"),
         (json!({ "type": "action_request" }), "invalid_request", "`action`"),
-        (json!({ "type": "action_request", "action": "explode" }), "invalid_request", "`action`"),
+        (
+            json!({ "type": "action_request", "action": "explode", "request_id": "r-9" }),
+            "invalid_request",
+            "`action`",
+        ),
         (json!({ "type": "action_request", "action": "pause", "reason": 7 }), "invalid_request", "`reason`"),
         (json!({ "type": "hello", "requestId": "x".repeat(129) }), "invalid_request", "`requestId`"),
         (json!([1]), "invalid_json", "object"),
@@ -118,6 +123,11 @@ fn what_makes_no_sense_is_an_error_that_names_the_field() {
         let error = next(&mut socket);
         assert_eq!((&error["type"], &error["error"]["code"]), (&json!("error"), &json!(code)), "{message}");
         assert!(error["error"]["message"].as_str().unwrap().contains(names), "{error}");
+        assert_eq!(
+            error["requestId"] == "r-9",
+            message["request_id"] == "r-9",
+            "who waits for it hears of it"
+        );
     }
     assert_eq!(
         get(&url(&conductor, "/v1/system/state")).data(200)["updated_at"],

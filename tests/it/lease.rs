@@ -170,6 +170,8 @@ fn a_standby_alone_leads_after_a_while_and_a_preferred_one_at_once() {
     let shared = TempDir::new();
     let preferred = Conductor::start(shared.path(), "p", &["--role", "standby", "--preferred"]);
     assert!(preferred.leads(), "it was announced when it led");
+    let nodes = get(&preferred.url("/v1/controllers")).data(200);
+    assert_eq!(nodes["controllers"][0]["lease_state"], "leader", "and told of itself");
 }
 
 #[test]

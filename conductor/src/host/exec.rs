@@ -188,7 +188,7 @@ fn fault(host: &Host, exec: &Exec, ran: &Ran) -> Option<Fault> {
             let timeout = exec.timeout_ms.unwrap_or(TIMEOUT_MS);
             let message = format!("The command was killed after {timeout} ms.");
             let details = json!({ "timeoutMs": timeout });
-            Fault { retryable: true, ..Fault::new("EXEC_TIMEOUT", message).with(details) }
+            Fault::new("EXEC_TIMEOUT", message).with(details) // half of it may be done
         }
         (End::TooMuch, _) => {
             let message = format!("The command was killed: one of its outputs is over {most} bytes.");
