@@ -1,7 +1,7 @@
 //! What each route does: a request becomes a call of the core, its answer becomes JSON.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use common::codexd_api::{ApprovalAnswer, MAX_PAGE, SessionCreate, TRANSCRIPT_PAGE, TurnCreate};
@@ -64,6 +64,8 @@ pub struct Service {
     pub event_stream_path: String,
     /// The table that is served.
     pub routes: &'static [Route<App>],
+    /// The document that is made of it.
+    pub openapi: OnceLock<String>,
 }
 
 /// `GET /healthz`
@@ -81,17 +83,21 @@ pub fn readyz(app: &App, _: &Request) -> Result<Answer, Error> {
 
 /// `GET /openapi.json`
 pub fn openapi(app: &App, _: &Request) -> Result<Answer, Error> {
+    let body = app.service.openapi.get_or_init(|| document(&app.service)).clone();
+    Ok(Answer::Text { status: 200, content_type: "application/json; charset=utf-8", body })
+}
+
+fn document(service: &Service) -> String {
     let document = openapi::document(&About {
         title: "codexd",
         version: env!("CARGO_PKG_VERSION"),
         description: "The only place where Codex runs: sessions, turns, their events and their recovery. Loopback only.",
-        server: &app.service.resolved_base_url,
+        server: &service.resolved_base_url,
         style: Style::Camel,
-        routes: app.service.routes,
+        routes: service.routes,
         token: &|_| Token::Never,
     });
-    let body = format!("{document:#}\n");
-    Ok(Answer::Text { status: 200, content_type: "application/json; charset=utf-8", body })
+    format!("{document:#}\n")
 }
 
 /// `GET /v1/codexd/status`

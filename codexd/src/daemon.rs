@@ -104,6 +104,7 @@ pub fn run(config: &Config) -> Result<(), String> {
         resolved_base_url: resolved_base_url.clone(),
         event_stream_path: config.event_stream_path.clone(),
         routes: routes::table(&config.event_stream_path),
+        openapi: Default::default(),
     };
     let readers = Arc::new(Readers::default());
     let default_cwd = config.external.is_none().then(|| config.server_cwd.clone());

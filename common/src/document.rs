@@ -94,6 +94,14 @@ pub fn set_aside(path: &Path) -> io::Result<PathBuf> {
     Ok(aside)
 }
 
+/// Keeps a damaged part of a file beside it and says where.
+pub fn keep_aside(path: &Path, part: &[u8]) -> io::Result<PathBuf> {
+    let aside = beside(path, &format!("damaged-{}", Timestamp::now().millis()));
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
+    file.write_all(part)?;
+    Ok(aside)
+}
+
 /// Makes `path` and what lies above it, with mode 0700; one that exists is narrowed to it.
 pub fn make_folder(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;

@@ -12,7 +12,20 @@ use crate::api::Node;
 use crate::config::{Auth, Config};
 
 /// What a proxy adds to the requests that it passes on, even where it puts our own address into `Host`.
-const FORWARDED: [&str; 5] = ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"];
+const FORWARDED: [&str; 10] = [
+    "forwarded",
+    "via",
+    "x-real-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-envoy-external-address",
+    "cf-connecting-ip",
+    "true-client-ip",
+    "fly-client-ip",
+    "tailscale-user-login",
+];
+/// And so do all of these.
+const FORWARDED_PREFIX: &str = "x-forwarded-";
 
 /// The host of the public reverse proxy, if there is one that is not this machine itself.
 pub(crate) fn public_host(config: &Config) -> Option<String> {
@@ -101,7 +114,12 @@ pub(crate) fn comes_from_outside(node: &Node, request: &Request) -> bool {
         |host: &str| LocalUrl { host: without_port(host).to_ascii_lowercase(), port: 0 }.loopback().is_ok();
     node.local_api.loopback().is_err()
         || request.header("host").is_some_and(|host| !here(host))
-        || FORWARDED.iter().any(|name| request.header(name).is_some())
+        || request.headers().iter().any(|(name, _)| tells_of_a_proxy(name))
+}
+
+fn tells_of_a_proxy(header: &str) -> bool {
+    let name = header.to_ascii_lowercase();
+    name.starts_with(FORWARDED_PREFIX) || FORWARDED.contains(&name.as_str())
 }
 
 /// The base that a caller should use: this node's own, or the public one if it came by that.

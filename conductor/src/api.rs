@@ -44,6 +44,8 @@ pub(crate) struct Node {
     /// What a node that stands by has read of the leader's log.
     followed: Mutex<State>,
     announced: Once,
+    /// The document of the table, for callers of the local base and of the public one.
+    pub(crate) openapi: [OnceLock<String>; 2],
     /// Held while this node's own document is written.
     pub(crate) beating: Mutex<()>,
     /// For those who serve a client when its request is gone.
@@ -66,6 +68,7 @@ impl Node {
             bridge: Arc::default(),
             followed: Mutex::default(),
             announced: Once::new(),
+            openapi: Default::default(),
             beating: Mutex::default(),
             me: me.clone(),
         })

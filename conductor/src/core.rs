@@ -103,6 +103,8 @@ pub(crate) struct Birth {
     pub(crate) new_log_id: Option<String>,
     /// Commands that run by the log ran in a process that is gone.
     pub(crate) cut_off: bool,
+    /// There was a log before, and what it said last is not known.
+    pub(crate) damaged: bool,
     pub(crate) next: Seq,
     pub(crate) holder_id: String,
     pub(crate) holder_host: String,
@@ -161,6 +163,13 @@ impl Core {
         let lost: Vec<String> = running.map(|(hash, _)| hash.to_owned()).collect();
         for hash in lost {
             self.emit(now, Event::ExecLost { hash }, out);
+        }
+        if self.birth.damaged {
+            // It may have been paused: what starts nothing does no harm.
+            let text = |text: &str| Some(text.to_owned());
+            let (mode, requested_by, source) = (Mode::Paused, text("conductor"), text("recovery"));
+            let reason = text("the log was damaged or removed, and the mode that was set last is not known");
+            self.emit(now, Event::SystemChanged { mode, requested_by, reason, source }, out);
         }
         out.push(Effect::Publish(Box::new(self.state.system().clone())));
     }
@@ -245,10 +254,15 @@ impl Core {
             self.waiting.iter().filter(|(_, waiting)| waiting.until <= now.mono).map(|(id, _)| *id).collect();
         for id in late {
             self.waiting.remove(&id);
-            let error = Error::new(CONFLICT, "The command of this Idempotency-Key still runs.");
-            out.push(Effect::Reply { id, outcome: Err(error.header("Retry-After", "5")) });
+            out.push(Effect::Reply { id, outcome: Err(still_runs()) });
         }
     }
+}
+
+/// What one hears who cannot wait on for a command that runs under the same key.
+pub(crate) fn still_runs() -> Error {
+    let error = Error::new(CONFLICT, "The command of this Idempotency-Key still runs.");
+    error.header("Retry-After", "5")
 }
 
 impl Machine for Core {

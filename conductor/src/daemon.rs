@@ -19,7 +19,7 @@ use crate::api::Node;
 use crate::config::{Config, Role};
 use crate::core::{Birth, Input};
 use crate::event;
-use crate::lease;
+use crate::lease::Locks;
 use crate::routes::ROUTES;
 use crate::shell::{Desk, World};
 use crate::state::State;
@@ -85,11 +85,11 @@ impl Daemon {
     pub(crate) fn run(self) -> Result<(), String> {
         let Daemon { node, running, calls, inbox, renewing } = self;
         let ended = match wait_for_the_lead(&node, &inbox) {
-            Ok(Some(lock)) => {
+            Ok(Some(locks)) => {
                 let ended = lead(&node, calls, inbox);
                 // Only then is it somebody else's to lead, who need not wait for our last callers.
                 node.lease.release();
-                drop(lock);
+                drop(locks);
                 ended
             }
             Ok(None) => Ok(()),
@@ -102,54 +102,60 @@ impl Daemon {
     }
 }
 
-/// The lock, once it is held; `None` if the process is asked to end before.
-fn wait_for_the_lead(node: &Node, inbox: &Receiver<Input>) -> io::Result<Option<File>> {
+/// The locks, once they are held; `None` if the process is asked to end before.
+fn wait_for_the_lead(node: &Node, inbox: &Receiver<Input>) -> io::Result<Option<Locks>> {
     let Config { role, preferred, lease_renew_interval, .. } = node.config;
-    let lock = node.lease.open()?;
+    let locks = node.lease.open()?;
     // Where both are started at once, a primary comes first.
     let hold_back = role == Role::Standby && !preferred;
-    if !hold_back && lease::try_lock(&lock)? {
-        return Ok(Some(lock));
+    if !hold_back && locks.try_take()? {
+        return Ok(Some(locks));
     }
     node.lease.wait();
     trace::info(None, format_args!("stands by"));
     node.announce();
-    let (locked, lock_taken) = bounded(1);
+    let (locked, taken) = bounded(1);
     thread::Builder::new().name("lease-wait".into()).spawn(move || {
         if hold_back {
             thread::sleep(lease_renew_interval);
         }
-        let _ = locked.send(lock.lock().map(|()| lock)); // nobody listens once the process ends
+        let _ = locked.send(locks.take().map(|()| locks)); // nobody listens once the process ends
     })?;
     crossbeam_channel::select! {
-        recv(lock_taken) -> lock => lock.map_err(io::Error::other)?.map(Some),
+        recv(taken) -> locks => locks.map_err(io::Error::other)?.map(Some),
         recv(inbox) -> _ => Ok(None), // there is no way to the core yet: it is a stop
     }
 }
 
-/// Leads, while the caller holds the lock, until it is asked to end.
+/// Leads, while the caller holds the locks, until it is asked to end.
 fn lead(node: &Arc<Node>, calls: Sender<Input>, inbox: Receiver<Input>) -> Result<(), String> {
     let config = &node.config;
     let said = |what: &str| {
         let what = what.to_owned();
         move |error: io::Error| format!("{what}: {error}")
     };
-    // The lock's file can be removed, and the logs may be those of another state: the folders are locked, too.
-    let _folders = [lock_folder(&config.state_dir)?, lock_folder(&config.logs_dir)?];
+    // The logs may be those of another state.
+    let _logs = lock_folder(&config.logs_dir)?;
     let mut state: State =
         checkpoint::read(&config.state_dir, true).map_err(said("the checkpoint"))?.unwrap_or_default();
     let (after, covered) = (state.seq(), checkpoint::covered(&config.state_dir));
     let apply = |_, line: &str| event::parse(line).map(|record| state.apply(&record));
     let opened = Log::open(&config.logs_dir, config.log, after, apply);
     let Opened { mut log, fresh } = opened.map_err(said("the log cannot be opened"))?;
+    let last_term = node.lease.last_term();
+    let damaged = fresh && (log.next() > 1 || last_term > 0);
+    if damaged {
+        trace::error(None, format_args!("the log was damaged or removed: this node begins paused"));
+    }
     let new_log_id = (fresh || state.log_id().is_empty()).then(common::random_id).transpose();
     let birth = Birth {
         new_log_id: new_log_id.map_err(said("no random bytes"))?,
         cut_off: true,
+        damaged,
         next: log.next(),
         holder_id: config.node_id.clone(),
         holder_host: config.host.clone(),
-        term: state.term().max(node.lease.last_term().map_err(said("lease.json"))?) + 1,
+        term: state.term().max(last_term) + 1,
         pid: std::process::id(),
     };
     node.host.leftovers.end(); // those of the one that led

@@ -196,17 +196,26 @@ pub(crate) fn capabilities(node: &Node, _: &Request) -> Result<Answer, Error> {
 
 /// `GET /openapi.json`.
 pub(crate) fn openapi(node: &Node, request: &Request) -> Result<Answer, Error> {
+    let origin = access::origin(node, request);
+    let [local, public] = &node.openapi;
+    // Callers that take their time with it, and many, share the work.
+    let document = if origin == node.local_api.to_string() { local } else { public };
+    let body = document.get_or_init(|| document_for(node, &origin)).clone();
+    Ok(Answer::Text { status: 200, content_type: "application/json; charset=utf-8", body })
+}
+
+/// The document for callers of that base.
+fn document_for(node: &Node, origin: &str) -> String {
     let document = openapi::document(&About {
         title: NAME,
         version: env!("CARGO_PKG_VERSION"),
         description: DESCRIPTION,
-        server: &access::origin(node, request),
+        server: origin,
         style: Style::Snake,
         routes: ROUTES,
         token: &|route| access::token(node, route),
     });
-    let body = format!("{document:#}\n");
-    Ok(Answer::Text { status: 200, content_type: "application/json; charset=utf-8", body })
+    format!("{document:#}\n")
 }
 
 /// The rows under `/v1/codex`, in short.

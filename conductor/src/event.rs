@@ -66,6 +66,7 @@ struct Line<'a> {
 struct Head {
     seq: Seq,
     created_at: Timestamp,
+    r#type: String,
 }
 
 /// The line of the log. It begins `{"seq":N,`.
@@ -91,7 +92,10 @@ pub(crate) fn parse(line: &str) -> Result<Record, String> {
     let head: Head = serde_json::from_str(line).map_err(|error| error.to_string())?;
     let event = match serde_json::from_str(line) {
         Ok(event) => event,
-        Err(error) if error.to_string().starts_with("unknown variant") => Event::Other,
+        // Of another version: its type, and nothing within it.
+        Err(error) if error.to_string().starts_with(&format!("unknown variant `{}`", head.r#type)) => {
+            Event::Other
+        }
         Err(error) => return Err(error.to_string()),
     };
     Ok(Record { seq: head.seq, at: head.created_at, event })
@@ -134,5 +138,9 @@ mod tests {
         let later = line.replace("system.changed", "moon.risen");
         assert_eq!(parse(&later).map(|record| record.event), Ok(Event::Other));
         assert!(parse(r#"{"seq":7}"#).is_err());
+        assert!(
+            parse(&line.replace("\"mode\":\"paused\"", "\"mode\":\"paXsed\"")).is_err(),
+            "that is damage"
+        );
     }
 }

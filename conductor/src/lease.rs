@@ -5,7 +5,7 @@
 //! would be kept elsewhere.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io;
+use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,9 +13,15 @@ use std::time::{Duration, Instant};
 
 use common::document::{self, Durability};
 use common::time::Timestamp;
+use common::{sys, trace};
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, millis};
+
+/// More than a lease can be taken in the life of a machine; beyond it a document is nonsense.
+const MAX_TERM: u64 = 1 << 53;
+/// The largest of the documents that are looked at: a result that is kept.
+const MAX_DOCUMENT_BYTES: u64 = 4 * 1024 * 1024;
 
 /// What `lease.json` says.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -88,13 +94,14 @@ impl Lease {
         }
     }
 
-    /// Opens the lock, which is not taken yet.
+    /// Opens the locks, which are not taken yet.
     ///
     /// # Errors
     /// Any error of the file system.
-    pub(crate) fn open(&self) -> io::Result<File> {
+    pub(crate) fn open(&self) -> io::Result<Locks> {
         let path = self.folder.join("lease.lock");
-        OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)
+        let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+        Ok(Locks([file, File::open(&self.folder)?]))
     }
 
     /// Says that somebody else holds the lock.
@@ -102,13 +109,16 @@ impl Lease {
         *self.standing() = Standing::Waiting;
     }
 
-    /// The newest term that the document tells of; 0 without one.
-    ///
-    /// # Errors
-    /// Any error of the file system but a missing file.
-    pub(crate) fn last_term(&self) -> io::Result<u64> {
-        let document: Option<Document> = document::read(&self.path())?;
-        Ok(document.map_or(0, |document| document.term))
+    /// The newest term that the document tells of; 0 if it tells of none that makes sense.
+    pub(crate) fn last_term(&self) -> u64 {
+        let document: Document = match document::read(&self.path()) {
+            Ok(document) => document.unwrap_or_default(),
+            Err(error) => {
+                trace::warn(None, format_args!("{} cannot be read: {error}", self.path().display()));
+                Document::default()
+            }
+        };
+        if document.term > MAX_TERM { 0 } else { document.term }
     }
 
     /// Says that this process holds the lock and has written down that it leads.
@@ -190,21 +200,43 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Takes the lock if nobody has it.
-///
-/// # Errors
-/// What the system says.
-pub(crate) fn try_lock(lock: &File) -> io::Result<bool> {
-    match lock.try_lock() {
-        Ok(()) => Ok(true),
-        Err(TryLockError::WouldBlock) => Ok(false),
-        Err(TryLockError::Error(error)) => Err(error),
+/// What decides who leads: the lock's file, and the folder of the state, since a file can be removed.
+pub(crate) struct Locks([File; 2]);
+
+impl Locks {
+    /// Takes both if nobody has one of them.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn try_take(&self) -> io::Result<bool> {
+        for lock in &self.0 {
+            match lock.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Ok(false),
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+        }
+        Ok(true)
+    }
+
+    /// Waits for both.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(crate) fn take(&self) -> io::Result<()> {
+        self.0.iter().try_for_each(File::lock)
     }
 }
 
-/// A document of another process, as it stands; a damaged one is left to its owner.
+/// A document of another process, as it stands; a damaged one is left to its owner. Never waits for what is no file.
 pub(crate) fn look<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
-    serde_json::from_slice(&std::fs::read(path).ok()?).ok()
+    let file = OpenOptions::new().read(true).custom_flags(sys::OPEN_AT_ONCE).open(path).ok()?;
+    let mut text = Vec::new();
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    file.take(MAX_DOCUMENT_BYTES).read_to_end(&mut text).ok()?;
+    serde_json::from_slice(&text).ok()
 }
 
 #[cfg(test)]
@@ -236,10 +268,10 @@ mod tests {
         assert!(!lease.has_started() && lease.renew().is_none() && lease.document().is_none());
         lease.wait();
         assert!(lease.has_started());
-        assert_eq!((lease.state(), lease.last_term().unwrap()), (LeaseState::Standby, 0));
+        assert_eq!((lease.state(), lease.last_term()), (LeaseState::Standby, 0));
         lease.lead(holder(7));
         assert!(lease.renew().is_none());
-        assert_eq!((lease.state(), lease.last_term().unwrap()), (LeaseState::Leader, 7));
+        assert_eq!((lease.state(), lease.last_term()), (LeaseState::Leader, 7));
         let document = lease.document().unwrap();
         assert_eq!(document.expires_at.millis() - document.renewed_at.millis(), 30_000);
         std::fs::remove_file(lease.path()).unwrap();
@@ -257,6 +289,18 @@ mod tests {
     }
 
     #[test]
+    fn a_document_that_makes_no_sense_tells_no_term() {
+        let lease = lease("nonsense");
+        for term in [MAX_TERM + 1, u64::MAX] {
+            document::write(&lease.path(), &holder(term), Durability::Process).unwrap();
+            assert_eq!(lease.last_term(), 0, "{term}");
+        }
+        std::fs::remove_file(lease.path()).unwrap();
+        std::fs::create_dir(lease.path()).unwrap();
+        assert_eq!((lease.last_term(), lease.document()), (0, None));
+    }
+
+    #[test]
     fn a_renewal_that_hangs_degrades_too() {
         let lease = Lease { overdue: Duration::ZERO, ..lease("overdue") };
         lease.lead(holder(1));
@@ -267,8 +311,11 @@ mod tests {
     fn one_has_the_lock_and_the_next_gets_it_when_it_goes() {
         let lease = lease("lock");
         let (first, second) = (lease.open().unwrap(), lease.open().unwrap());
-        assert!(try_lock(&first).unwrap() && !try_lock(&second).unwrap());
-        drop(first);
-        assert!(try_lock(&second).unwrap());
+        assert!(first.try_take().unwrap() && !second.try_take().unwrap());
+        std::fs::remove_file(lease.folder.join("lease.lock")).unwrap();
+        let third = lease.open().unwrap();
+        assert!(!third.try_take().unwrap(), "a lock whose file is removed holds");
+        drop((first, third));
+        assert!(second.try_take().unwrap());
     }
 }

@@ -260,6 +260,7 @@ pub(crate) static ROUTES: &[Route<Node>] = &[
         ReadFile::FIELDS,
         host::read,
     )
+    .reads()
     .on(Surface::Control)
     .token()
     .example(host::READ_EXAMPLE)

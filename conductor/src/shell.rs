@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::api::Node;
 use crate::config::{Config, millis};
-use crate::core::{Birth, Core, Effect, Input, Reply};
+use crate::core::{Birth, Core, Effect, Input, Reply, still_runs};
 use crate::event;
 use crate::lease::Document;
 use crate::results;
@@ -114,8 +114,11 @@ impl Shell<Core> for World {
             Effect::Reply { id, .. } => Some(id),
             _ => None,
         });
-        for id in replies.chain(machine.callers()) {
+        for id in replies {
             self.node.reply(id, Err(storage_failed(why)));
+        }
+        for id in machine.callers() {
+            self.node.reply(id, Err(still_runs())); // what they wait for goes on
         }
     }
 

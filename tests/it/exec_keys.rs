@@ -6,6 +6,7 @@ use std::thread;
 use e2e::http::{Response, request};
 use e2e::process::{Daemon, Launch};
 use e2e::temp::TempDir;
+use e2e::tmpfs::Tmpfs;
 use e2e::wait::{SOON, eventually};
 use serde_json::{Value, json};
 
@@ -134,4 +135,37 @@ fn a_node_that_stands_by_keeps_no_keys() {
     let refused = exec(&second, "k", &body).failure(409, "conflict");
     assert_eq!(refused["details"]["holder_id"], "first");
     assert_eq!(runs(&shared), 0);
+}
+
+#[test]
+fn a_command_that_ends_on_a_full_disk_ran_and_does_not_run_again() {
+    let dir = TempDir::new();
+    let Some(disk) = Tmpfs::mount(&dir.path().join("disk"), "3m") else { return };
+    let launch = launch(&dir, "n").args(["--state-dir".into(), disk.path().join("state").into_os_string()]);
+    let conductor =
+        Daemon::start(&launch.args(["--logs-dir".into(), disk.path().join("logs").into_os_string()]));
+    let body = json!({ "command": "echo x >>ran; while [ -e wait ]; do sleep 0.05; done; echo said", "cwd": dir.path() });
+    fs::write(dir.path().join("wait"), "").unwrap();
+    thread::scope(|scope| {
+        let first = scope.spawn(|| exec(&conductor, "k", &body));
+        eventually("the command", SOON, || (runs(&dir) == 1).then_some(()));
+        let second = scope.spawn(|| exec(&conductor, "k", &body));
+        let pause = format!("{}/v1/system/pause", conductor.url());
+        eventually("a disk that takes nothing more", SOON, || {
+            disk.fill();
+            let reason = json!({ "reason": "x".repeat(1000) });
+            (e2e::http::post(&pause, &reason).status == 507).then_some(())
+        });
+        fs::remove_file(dir.path().join("wait")).unwrap();
+        assert_eq!(first.join().unwrap().data(200)["result"]["stdout"], "said\n", "it ran");
+        let second = second.join().unwrap();
+        assert!(second.status == 409 || second.data(200)["operation"] == "exec", "{}", second.text());
+    });
+    disk.free();
+    let again = eventually("its end to be written down", SOON, || {
+        let answer = exec(&conductor, "k", &body);
+        (answer.status == 200).then(|| answer.data(200))
+    });
+    assert!(again["error"]["retryable"] == false || again["ok"] == true, "{again}");
+    assert_eq!(runs(&dir), 1);
 }

@@ -210,6 +210,33 @@ fn logs_that_another_conductor_writes_are_left_alone() {
 }
 
 #[test]
+fn what_is_damaged_or_replaced_neither_stops_a_node_nor_makes_two_lead() {
+    let shared = TempDir::new();
+    let state = shared.path().join("state/conductor");
+    let mut first = Conductor::start(shared.path(), "first", &[]);
+    post(&first.url("/v1/system/drain"), &json!({ "reason": "kept" })).data(200);
+    fs::remove_file(state.join("lease.lock")).unwrap();
+    let second = Conductor::start(shared.path(), "second", &[]);
+    assert!(!second.leads() && first.leads(), "it stands by, though the lock's file is another one");
+    first.daemon.kill();
+    eventually("a takeover", SOON, || second.leads().then_some(()));
+    let mut second = second;
+    assert_eq!(second.system()["reason"], "kept");
+    second.daemon.kill();
+    fs::remove_file(state.join("lease.json")).unwrap();
+    fs::create_dir(state.join("lease.json")).unwrap();
+    let log = shared.path().join("logs/conductor/events.jsonl");
+    let mut bytes = fs::read(&log).unwrap();
+    bytes[0] = 0;
+    fs::write(&log, &bytes).unwrap();
+    let third = Conductor::start(shared.path(), "third", &[]);
+    let system = third.system();
+    assert_eq!((&system["mode"], &system["source"]), (&json!("paused"), &json!("recovery")), "{system}");
+    let kept = fs::read_dir(shared.path().join("logs/conductor")).unwrap().flatten();
+    assert!(kept.map(|entry| entry.path()).any(|path| fs::read(&path).is_ok_and(|text| text == bytes)));
+}
+
+#[test]
 fn a_disk_without_room_refuses_what_cannot_be_kept_and_loses_nothing() {
     let shared = TempDir::new();
     let Some(disk) = Tmpfs::mount(&shared.path().join("disk"), "3m") else { return };

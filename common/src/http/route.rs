@@ -185,6 +185,11 @@ impl<S> Route<S> {
         Route { method: Method::Post, kind: Kind::Write, body: Some(body), ..row }
     }
 
+    /// The same, changing nothing: a `POST` that only carries what is asked for.
+    pub const fn reads(self) -> Route<S> {
+        Route { kind: Kind::Read, ..self }
+    }
+
     /// The same on another surface.
     pub const fn on(self, surface: Surface) -> Route<S> {
         Route { surface, ..self }

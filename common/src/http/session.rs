@@ -121,7 +121,7 @@ impl<'a, S> Session<'a, S> {
         let answer = caught(&shape.id, || (route.handler)(&self.shared.server.state, &request));
         drop(request); // a stream may take hours, and its body counts
         match answer.and_then(|answer| answer) {
-            Ok(answer) => self.deliver(incoming, &shape, answer),
+            Ok(answer) => self.deliver(incoming, &shape, route.kind == Kind::Write, answer),
             Err(error) => self.fail(&shape, &error),
         }
     }
@@ -181,17 +181,17 @@ impl<'a, S> Session<'a, S> {
         Ok((route, request))
     }
 
-    fn deliver(&self, incoming: &Incoming, shape: &Shape, answer: Answer) -> Next {
+    fn deliver(&self, incoming: &Incoming, shape: &Shape, acted: bool, answer: Answer) -> Next {
         let (stream, stats) = (&self.connection.stream, &self.shared.server.stats);
         let delivered = match answer {
             Answer::Json { status, data } => {
                 let bytes = response::success(shape, status, &data);
                 drop(data); // the client may take its time with the text
-                return self.send_whole(shape, status, &bytes);
+                return self.send_whole(shape, acted, status, &bytes);
             }
             Answer::Text { status, content_type, body } => {
                 let bytes = response::whole(shape, status, content_type, &[], body.as_bytes());
-                return self.send_whole(shape, status, &bytes);
+                return self.send_whole(shape, acted, status, &bytes);
             }
             Answer::Stream { status, headers, run } => {
                 // the end of a 1.0 body is the end of the connection
@@ -215,12 +215,14 @@ impl<'a, S> Session<'a, S> {
         if delivered && shape.keep { Next::Keep } else { Next::Close }
     }
 
-    /// Sends an answer that is in memory; large ones count, since a client need not take them.
-    fn send_whole(&self, shape: &Shape, status: u16, bytes: &[u8]) -> Next {
+    /// Sends an answer that is in memory; large ones count, since a client need not take them. One who has `acted` is told
+    /// in any case: refused now, the caller would have it done again.
+    fn send_whole(&self, shape: &Shape, acted: bool, status: u16, bytes: &[u8]) -> Next {
         let mut held = Held::none(&self.shared.server.stats.answers);
         if bytes.len() > COUNTED_ANSWER_BYTES
             && let Err(error) =
                 held.grow(bytes.len(), self.shared.server.limits.answers_bytes, "large answers")
+            && !acted
         {
             return self.fail(shape, &error);
         }

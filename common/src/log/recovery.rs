@@ -1,12 +1,14 @@
 //! What a log's files hold after any end of the process, and their repair.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read as _, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use super::{Seq, seq_of};
 use crate::{document, trace};
 
+/// Of a damaged last line so much is kept; ours have some hundred KB at the most.
+const MAX_KEPT_BYTES: u64 = 16 * 1024 * 1024;
 /// The segment that is being written.
 pub(super) const ACTIVE: &str = "events.jsonl";
 /// The next one, before it takes that name.
@@ -84,7 +86,8 @@ pub(super) fn repair(
                     None,
                     format_args!("{}: a torn line after byte {len} is cut", last.path.display()),
                 );
-                let file = OpenOptions::new().write(true).open(&last.path)?;
+                let file = OpenOptions::new().read(true).write(true).open(&last.path)?;
+                keep_whole_line(&last.path, &file, len)?;
                 file.set_len(len)?;
                 file.sync_all()?;
             }
@@ -104,6 +107,18 @@ pub(super) fn repair(
         }
     }
     Ok(replayed)
+}
+
+/// Keeps what is to be cut off if it is no torn line but a whole one that is no good: somebody may want to know what it was.
+fn keep_whole_line(path: &Path, mut file: &File, from: u64) -> io::Result<()> {
+    let mut cut = Vec::new();
+    file.seek(SeekFrom::Start(from))?;
+    file.take(MAX_KEPT_BYTES).read_to_end(&mut cut)?;
+    if cut.ends_with(b"\n") {
+        let aside = document::keep_aside(path, &cut)?;
+        trace::error(None, format_args!("the last line of the log is damaged; kept as {}", aside.display()));
+    }
+    Ok(())
 }
 
 /// A rotation that was cut off between its two renames is completed; its new, empty file is made again.
@@ -191,10 +206,17 @@ fn gone(from: Seq, to: Seq) -> String {
     format!("events {from} to {to} are missing")
 }
 
-/// The end of a log whose last segment has no whole first line: empty, or torn from its start.
+/// The end of a log whose last segment begins with no number: it is empty, torn from its start, or damaged there, which
+/// whole lines behind it tell.
 fn end_without_lines(segments: &[Found]) -> io::Result<End> {
     match segments.last() {
-        Some(last) if fs::metadata(&last.path)?.len() > 0 => Ok(End::Torn(0)),
+        Some(last) if fs::metadata(&last.path)?.len() > 0 => Ok(match last_seq(&last.path)? {
+            None => End::Torn(0),
+            Some(seq) => End::Damaged(format!(
+                "{}: no event at its begin, and event {seq} behind it",
+                last.path.display()
+            )),
+        }),
         _ => Ok(End::Whole),
     }
 }

@@ -110,6 +110,9 @@ fn a_last_line_that_does_not_parse_is_cut() {
     fs::write(fixture.dir.join("events.jsonl"), "{\"seq\":1,\"x\":1}\n{\"seq\":2,\"x\n").unwrap();
     let (log, fresh, seen) = fixture.open(0);
     assert_eq!((log.next(), fresh, seen.first()), (2, false, Some(&1)));
+    let kept = fixture.names().into_iter().find(|name| name.starts_with("events.jsonl.damaged-"));
+    let kept = fs::read_to_string(fixture.dir.join(kept.unwrap())).unwrap();
+    assert_eq!(kept, "{\"seq\":2,\"x\n", "it may have been acknowledged");
 }
 
 #[test]
@@ -123,6 +126,30 @@ fn damage_sets_the_files_aside_and_numbers_go_on() {
     append(&mut log, 1, 0);
     log.commit().unwrap();
     assert_eq!(read_all(log.feed(), 0), (vec![4], vec![(1, 3)]));
+}
+
+#[test]
+fn damage_at_the_very_begin_is_not_taken_for_a_torn_line() {
+    for filled in [0, 20] {
+        let fixture = Fixture::new(SMALL);
+        let (mut log, ..) = fixture.open(0);
+        for _ in 0..filled + 2 {
+            append(&mut log, 1, 30);
+            log.commit().unwrap();
+        }
+        let latest = log.feed().latest();
+        drop(log);
+        let active = fixture.dir.join("events.jsonl");
+        let mut bytes = fs::read(&active).unwrap();
+        assert!(bytes.iter().filter(|&&byte| byte == b'\n').count() > 1, "more than a line is in it");
+        bytes[0] = 0;
+        fs::write(&active, &bytes).unwrap();
+        let (log, fresh, _) = fixture.open(0);
+        assert_eq!((log.next(), fresh), (latest + 1, true), "numbers go on, in another log");
+        let kept =
+            fixture.names().into_iter().find(|name| name.starts_with("events.jsonl.damaged-")).unwrap();
+        assert_eq!(fs::read(fixture.dir.join(kept)).unwrap(), bytes, "nothing of it is lost");
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ fn started(state: State, cut_off: bool) -> (Core, Vec<Effect>) {
     let new_log_id = state.log_id().is_empty().then(|| "log".to_owned());
     let (next, term) = (state.seq() + 1, state.term() + 1);
     let (holder_id, holder_host) = ("a".to_owned(), "h".to_owned());
-    let birth = Birth { new_log_id, cut_off, next, holder_id, holder_host, term, pid: 1 };
+    let birth = Birth { new_log_id, cut_off, damaged: false, next, holder_id, holder_host, term, pid: 1 };
     let mut core = Core::new(state, birth);
     let out = step(&mut core, 0, Input::Start);
     (core, out)
@@ -64,6 +64,15 @@ fn a_change_is_written_then_shown_then_answered_and_outlives_the_process() {
         (next.state().term(), next.state().system().updated_at),
         (2, Some(Timestamp::from_millis(1000)))
     );
+}
+
+#[test]
+fn a_node_whose_log_was_damaged_starts_nothing() {
+    let (core, _) = started(State::default(), true);
+    let birth = Birth { damaged: true, next: 9, ..core.birth };
+    let mut core = Core::new(State::default(), birth);
+    let out = step(&mut core, 0, Input::Start);
+    assert_eq!(told(&out), "lease.acquired; system.changed; publish paused");
 }
 
 #[test]

@@ -125,10 +125,21 @@ impl Call<'_> {
     /// # Errors
     /// `storage_failed`: nothing may be done that would leave no trace.
     pub(super) fn begin(&self) -> Result<(), Error> {
-        self.audit.append(&self.line(STARTED, None), true).map_err(|error| {
-            let message = "The audit cannot be written, so nothing was done.";
-            Error::new(STORAGE_FAILED, message).because(format!("{}: {error}", self.audit.path.display()))
-        })
+        self.audit.append(&self.line(STARTED, None), true).map_err(|error| self.untold(error))
+    }
+
+    /// Says how a call ended that changes nothing, and so left no line before.
+    ///
+    /// # Errors
+    /// `storage_failed`: nothing may be given out that would leave no trace.
+    pub(super) fn tell(&self, outcome: &str) -> Result<(), Error> {
+        let line = self.line(outcome, Some(millis(self.since.elapsed())));
+        self.audit.append(&line, false).map_err(|error| self.untold(error))
+    }
+
+    fn untold(&self, error: io::Error) -> Error {
+        let message = "The audit cannot be written, so nothing was done.";
+        Error::new(STORAGE_FAILED, message).because(format!("{}: {error}", self.audit.path.display()))
     }
 
     /// Says how it ended: `ok`, or a code.

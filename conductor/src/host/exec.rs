@@ -98,9 +98,12 @@ pub(crate) fn run(host: &Host, exec: &Exec, gone: &dyn Fn() -> bool) -> Union {
     }
 }
 
-/// What to answer for a command of which nobody knows how it ended: this daemon died under it.
+/// What to answer for a command of which nobody knows any more what it came to.
 pub(crate) fn lost(exec: &Exec) -> Union {
-    let fault = Fault::new("EXEC_FAILED", "The daemon ended while the command ran; it is not run again.");
+    let fault = Fault::new(
+        "EXEC_FAILED",
+        "What the command came to is not known: the daemon ended while it ran, or could not keep its result. It is not run again.",
+    );
     Union { operation: OPERATION, input: exec.input(), result: empty(), error: Some(fault) }
 }
 
@@ -130,7 +133,7 @@ fn start(host: &Host, exec: &Exec, gone: &dyn Fn() -> bool) -> Result<Ran, Fault
     let cwd = super::folder(exec.cwd.as_deref())?;
     enter(host, &cwd).map_err(|error| host.fault_of(&error, &cwd, &cwd))?;
     let mut command = Command::new(SHELL);
-    command.arg("-c").arg(&exec.command).current_dir(&cwd);
+    command.args(["-c", "--"]).arg(&exec.command).current_dir(&cwd); // one that begins with `-` is no option
     for (name, value) in env::vars_os() {
         if is_secret(&name, &value, host.token.as_ref()) {
             command.env_remove(name);
@@ -195,9 +198,8 @@ fn fault(host: &Host, exec: &Exec, ran: &Ran) -> Option<Fault> {
             Fault::new("EXEC_OUTPUT_LIMIT", message).with(json!({ "maxBufferBytes": most }))
         }
         (End::Crowded, _) => {
-            let message =
-                "The command was killed: the outputs of all commands together are over their bound.";
-            Fault { retryable: true, ..Fault::new("EXEC_OUTPUT_LIMIT", message) }
+            let message = "The command was killed: its outputs, or those of all commands together, take too much memory as JSON.";
+            Fault::new("EXEC_OUTPUT_LIMIT", message)
         }
         (End::Unwanted, _) if host.is_stopping() => {
             Fault::new("EXEC_FAILED", "The command was killed, since conductor stops.")

@@ -120,7 +120,9 @@ impl Host {
         let place = folder(read.cwd.as_deref()).ok();
         let call = self.audit.call(caller, files::READ, &read.path, place.as_deref());
         let _seat = self.files.take(&call, "files")?;
-        Ok(ended(&call, files::read(self, read)))
+        let union = files::read(self, read);
+        call.tell(union.outcome())?;
+        Ok(union)
     }
 
     fn write(&self, caller: &Caller<'_>, write: &WriteFile) -> Result<Union, Error> {
@@ -148,7 +150,7 @@ impl Host {
         ended(&call, union)
     }
 
-    fn is_stopping(&self) -> bool {
+    pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::SeqCst)
     }
 

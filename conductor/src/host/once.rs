@@ -2,8 +2,10 @@
 //!
 //! The log knows the keys, `results` keeps what is told again. Knows nothing of how a command runs.
 
+use std::thread;
 use std::time::Duration;
 
+use common::engine::STORAGE_RETRY;
 use common::http::{Answer, LOOK_EVERY, Request};
 use common::keys::Key;
 use common::{Error, trace};
@@ -48,11 +50,30 @@ pub(super) fn run(
         }
         Err(error) => (Err(error), Ended::Refused),
     };
-    if let Err(error) = node.ask(Call::EndExec { hash, ended }) {
-        // Not told again, then; the next process finds that it ran and says so.
-        trace::warn(Some(&request.id), format_args!("the end of a command was not written down: {error}"));
+    if let Err(error) = node.ask(Call::EndExec { hash: hash.clone(), ended }) {
+        trace::warn(Some(&request.id), format_args!("the end of a command is not written down yet: {error}"));
+        write_down(node, hash, ended);
     }
     answered
+}
+
+/// Has the end of a command written down once that can be done, so that who asks again is not told that it runs. There are
+/// no more of these threads than commands: without room on the disk none begins.
+fn write_down(node: &Node, hash: String, ended: Ended) {
+    let me = node.me.clone();
+    let retry = move || {
+        while let Some(node) = me.upgrade().filter(|node| !node.host.is_stopping()) {
+            if node.ask(Call::EndExec { hash: hash.clone(), ended }).is_ok() {
+                return;
+            }
+            drop(node);
+            thread::sleep(STORAGE_RETRY);
+        }
+    };
+    let started = thread::Builder::new().name("exec-end".to_string()).spawn(retry);
+    if let Err(error) = started {
+        trace::warn(None, format_args!("no thread for the end of a command: {error}")); // the next process settles it
+    }
 }
 
 /// Whether the command is this caller's to run; if it runs already, once it has ended.

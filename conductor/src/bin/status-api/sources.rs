@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use common::codexd_api::{APPROVALS, STATUS};
 use common::config::LocalUrl;
 use common::time::Timestamp;
-use common::wire::Object;
+use common::wire::{MAX_ELEMENTS, Object, extent};
 use conductor::shared::agent;
 use serde_json::{Value, json};
 use ureq::Agent;
@@ -27,6 +27,8 @@ const ANSWER: Duration = Duration::from_millis(1000);
 const FRESH: Duration = Duration::from_millis(500);
 /// One answer of a source. codexd's status has 8 MiB of sessions at the most, and a little more.
 const MAX_ANSWER_BYTES: u64 = 16 * 1024 * 1024;
+/// What a source says of its refusal is shown up to here.
+const MAX_REASON_BYTES: usize = 512;
 /// It parses JSON of bounded depth.
 const STACK_BYTES: usize = 512 * 1024;
 
@@ -183,7 +185,7 @@ impl Round<'_> {
         let mut text = Vec::new();
         let read = response.body_mut().as_reader().take(MAX_ANSWER_BYTES + 1).read_to_end(&mut text);
         read.map_err(|error| failed(&error))?;
-        if text.len() as u64 > MAX_ANSWER_BYTES {
+        if text.len() as u64 > MAX_ANSWER_BYTES || extent(&text).elements > MAX_ELEMENTS {
             return Err(format!("the answer of {url} is over its bound"));
         }
         let mut answer: Value = serde_json::from_slice(&text).unwrap_or_default();
@@ -192,6 +194,7 @@ impl Round<'_> {
             (200..=299, Value::Object(_)) => Ok(Some(answer["data"].take())),
             (status, _) => {
                 let why = answer["message"].as_str().unwrap_or("no data");
+                let why = &why[..why.floor_char_boundary(MAX_REASON_BYTES)];
                 Err(format!("{url} answers HTTP {status}: {why}"))
             }
         }

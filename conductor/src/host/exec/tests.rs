@@ -172,7 +172,7 @@ fn all_outputs_together_have_a_bound() {
     // As it stands in JSON: six bytes for a zero.
     for command in ["head -c 40000 /dev/zero", "yes"] {
         let union = run_in(&host, json!({ "command": command }));
-        assert_eq!((code(&union), &union["error"]["retryable"]), ("EXEC_OUTPUT_LIMIT", &json!(true)));
+        assert_eq!((code(&union), &union["error"]["retryable"]), ("EXEC_OUTPUT_LIMIT", &json!(false)));
         assert_eq!(host.outputs.load(Ordering::SeqCst), before);
     }
 }
@@ -199,4 +199,12 @@ fn what_is_kept_is_cut_and_says_so() {
     );
     let lost = lost(&exec).json();
     assert_eq!((code(&lost), &lost["error"]["retryable"]), ("EXEC_FAILED", &json!(false)));
+}
+
+#[test]
+fn a_command_that_looks_like_an_option_is_none() {
+    let (host, _dir) = host();
+    let union = run_in(&host, json!({ "command": "-e true" }));
+    assert_eq!(code(&union), "EXEC_EXIT_NON_ZERO");
+    assert!(union["result"]["stderr"].as_str().unwrap().contains("-e"), "{union}");
 }
