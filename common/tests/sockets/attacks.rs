@@ -179,6 +179,10 @@ fn large_answers_that_nobody_takes_are_bounded_together() {
     let idle = [ask(&node), ask(&node)];
     assert_eq!((idle[0].1.as_str(), idle[1].1.as_str()), ("200", "200"));
     assert_eq!(ask(&node).1, "503", "a third one would be too many");
+    let mut acts = node.client();
+    acts.send(post("/deed/30000000", "", "{}"));
+    assert_eq!(&acts.head()[9..12], "200", "who was done something for is told, or it would be done again");
+    drop(acts);
     node.assert_healthy(); // small ones do not count
     drop(idle);
     wait("there is room again", || ask(&node).1 == "200");

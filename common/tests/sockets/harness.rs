@@ -282,6 +282,7 @@ pub static ROUTES: &[Route<State>] = &[
     Route { id: "body", path: "/body", ..POST },
     Route { id: "secret", path: "/secret", access: Access::Token, ..POST },
     Route { id: "large", path: "/large/:bytes", handler: large, ..ROUTE },
+    Route { id: "deed", path: "/deed/:bytes", handler: large, ..POST },
     Route { id: "hold", path: "/hold", handler: hold, ..ROUTE },
     Route { id: "stream", path: "/stream/:count", handler: stream, ..ROUTE },
     Route { id: "broken", path: "/broken", handler: broken, ..ROUTE },
