@@ -63,7 +63,7 @@ fn now() -> String {
 fn the_one_that_stands_by_takes_over_when_the_holder_is_killed() {
     let shared = TempDir::new();
     let mut first = Conductor::start(shared.path(), "first", &[]);
-    let second = Conductor::start(shared.path(), "second", &["--role", "standby"]);
+    let second = Conductor::start(shared.path(), "second", &["--role", "standby", "--preferred"]);
     assert!(first.leads() && !second.leads());
     for probe in ["/healthz", "/readyz"] {
         assert_eq!(get(&second.url(probe)).status, 200, "one that stands by is well");

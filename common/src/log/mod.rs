@@ -12,7 +12,7 @@ mod syncs;
 use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -58,7 +58,7 @@ impl Segment {
 pub enum CommitError {
     /// Nothing of the batch is on disk; the next one may succeed.
     Rejected(io::Error),
-    /// A sync failed: what the disk holds is unknown, and only a new process may look.
+    /// A sync failed, or the file is not there any more: what the disk holds is unknown, and only a new process may look.
     Unknown(io::Error),
 }
 
@@ -189,6 +189,7 @@ impl Log {
         let batch = std::mem::take(&mut self.batch);
         let next = std::mem::replace(&mut self.next, self.committed);
         let len = self.active.len();
+        self.stay_in_place(len)?;
         let out = self.writer().map_err(CommitError::Rejected)?;
         if let Err(error) = out.write_all_at(&batch, len) {
             return Err(match out.set_len(len) {
@@ -234,6 +235,20 @@ impl Log {
             }
             self.full.pop_front();
             self.feed.drop_oldest();
+        }
+    }
+
+    /// Makes sure that what is written will be found again: the file is still the one of its name, and as long as it was.
+    /// Else all that is acknowledged from now on would be lost with the process, so it ends at once.
+    fn stay_in_place(&self, len: u64) -> Result<(), CommitError> {
+        let named = fs::metadata(self.folder.join(recovery::ACTIVE));
+        let ours = self.active.file.metadata().map_err(CommitError::Rejected)?;
+        match named {
+            Ok(named) if (named.dev(), named.ino()) == (ours.dev(), ours.ino()) && named.len() >= len => {
+                Ok(())
+            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(CommitError::Rejected(error)),
+            _ => Err(CommitError::Unknown(io::Error::other("the log's file was removed, replaced or cut"))),
         }
     }
 

@@ -195,6 +195,25 @@ fn full_segments_rotate_and_the_oldest_go_once_covered() {
 }
 
 #[test]
+fn a_log_that_is_taken_away_takes_no_more() {
+    let meddle: [fn(&std::path::Path); 3] = [
+        |path| fs::remove_file(path).unwrap(),
+        |path| fs::write(path, "").unwrap(),
+        |path| fs::rename(path, path.with_extension("moved")).and_then(|()| fs::write(path, "")).unwrap(),
+    ];
+    for meddle in meddle {
+        let fixture = Fixture::new(LARGE);
+        let (mut log, ..) = fixture.open(0);
+        append(&mut log, 1, 0);
+        log.commit().unwrap();
+        meddle(&fixture.dir.join("events.jsonl"));
+        append(&mut log, 1, 0);
+        assert!(matches!(log.commit(), Err(CommitError::Unknown(_))));
+        assert_eq!(log.feed().latest(), 1, "and nobody was told");
+    }
+}
+
+#[test]
 fn a_reader_survives_rotation_and_deletion() {
     let fixture = Fixture::new(SMALL);
     let (mut log, ..) = fixture.open(0);
