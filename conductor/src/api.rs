@@ -46,6 +46,8 @@ pub(crate) struct Node {
     announced: Once,
     /// The document of the table, for callers of the local base and of the public one.
     pub(crate) openapi: [OnceLock<String>; 2],
+    /// Held by whoever makes one of the long descriptions: a crowd that asks for them holds few at once in memory.
+    pub(crate) describing: Mutex<()>,
     /// Held while this node's own document is written.
     pub(crate) beating: Mutex<()>,
     /// For those who serve a client when its request is gone.
@@ -69,6 +71,7 @@ impl Node {
             followed: Mutex::default(),
             announced: Once::new(),
             openapi: Default::default(),
+            describing: Mutex::default(),
             beating: Mutex::default(),
             me: me.clone(),
         })

@@ -4,6 +4,8 @@
 
 mod endpoints;
 
+use std::sync::PoisonError;
+
 use common::Error;
 use common::config::LocalUrl;
 use common::example::Examples;
@@ -73,6 +75,7 @@ const CONTROL_EXAMPLES: &[Shown] = &[
 
 /// `GET /describe`.
 pub(crate) fn all(node: &Node, request: &Request) -> Result<Answer, Error> {
+    let _describing = node.describing.lock().unwrap_or_else(PoisonError::into_inner);
     let at = |path: &str, summary: &str| json!({ "path": path, "summary": summary });
     let data = json!({
         "name": NAME,
@@ -107,6 +110,7 @@ pub(crate) fn all(node: &Node, request: &Request) -> Result<Answer, Error> {
 
 /// `GET /describe/business`.
 pub(crate) fn business(node: &Node, request: &Request) -> Result<Answer, Error> {
+    let _describing = node.describing.lock().unwrap_or_else(PoisonError::into_inner);
     let data = json!({
         "surface": "business",
         "recommended_flow": [
@@ -135,6 +139,7 @@ pub(crate) fn business(node: &Node, request: &Request) -> Result<Answer, Error> 
 
 /// `GET /describe/control`.
 pub(crate) fn control(node: &Node, request: &Request) -> Result<Answer, Error> {
+    let _describing = node.describing.lock().unwrap_or_else(PoisonError::into_inner);
     let data = json!({
         "surface": "control",
         "recommended_flow": [
@@ -161,6 +166,7 @@ pub(crate) fn control(node: &Node, request: &Request) -> Result<Answer, Error> {
 
 /// `GET /v1/capabilities`.
 pub(crate) fn capabilities(node: &Node, _: &Request) -> Result<Answer, Error> {
+    let _describing = node.describing.lock().unwrap_or_else(PoisonError::into_inner);
     let config = &node.config;
     let data = json!({
         "recommended_flow": [
