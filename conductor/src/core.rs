@@ -112,6 +112,13 @@ pub(crate) struct Birth {
     pub(crate) pid: u32,
 }
 
+impl Birth {
+    /// What the past left has been written down: a core that is made again in this process finds nothing of it.
+    pub(crate) fn settle(&mut self) {
+        (self.new_log_id, self.cut_off, self.damaged) = (None, false, false);
+    }
+}
+
 struct Waiting {
     hash: String,
     until: Duration,

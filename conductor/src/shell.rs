@@ -84,7 +84,8 @@ impl Shell<Core> for World {
     }
 
     fn committed(&mut self, machine: &Core, _: Now, log: &mut Log, closed: Option<Seq>) {
-        (self.birth.new_log_id, self.birth.cut_off, self.taken_up) = (None, false, None);
+        self.birth.settle();
+        self.taken_up = None;
         if !std::mem::replace(&mut self.leads, true) {
             results::sweep(&self.node.config.state_dir, machine.state());
             self.take_the_lead();

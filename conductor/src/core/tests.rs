@@ -73,6 +73,11 @@ fn a_node_whose_log_was_damaged_starts_nothing() {
     let mut core = Core::new(State::default(), birth);
     let out = step(&mut core, 0, Input::Start);
     assert_eq!(told(&out), "lease.acquired; system.changed; publish paused");
+    // Whoever resumes it is not overruled when a later batch is refused and the core is made again.
+    let mut birth = core.birth;
+    birth.settle();
+    let mut again = Core::new(State::default(), birth);
+    assert_eq!(told(&step(&mut again, 1, Input::Start)), "lease.acquired; publish running");
 }
 
 #[test]
