@@ -167,12 +167,7 @@ impl Config {
             let dir = values.get(flag, config::path)?.unwrap_or_else(|| repo_root.join(name));
             Ok(config::own_directory(&dir, "codexd"))
         };
-        let bytes = |flag: &str| values.need(flag, config::integer(MIN_SEGMENT_BYTES..=1 << 40));
-        let log =
-            Limits { segment_bytes: bytes("--log-segment-bytes")?, total_bytes: bytes("--log-total-bytes")? };
-        if log.total_bytes < 2 * log.segment_bytes {
-            return Err(Usage("--log-total-bytes must hold two segments of --log-segment-bytes".into()));
-        }
+        let log = config::log_limits(values)?;
         let loopback = |text: &str| LocalUrl::parse(text).and_then(|url| url.loopback().map(|()| url));
         values
             .need("BAA_LOG", config::one_of(&["error", "warn", "info", "debug"].map(|level| (level, ()))))?;
@@ -197,7 +192,8 @@ impl Config {
             ),
             ceilings: Arc::new(ceilings(values)?),
             log,
-            transcripts_total_bytes: bytes("--transcripts-total-bytes")?,
+            transcripts_total_bytes: values
+                .need("--transcripts-total-bytes", config::integer(MIN_SEGMENT_BYTES..=1 << 40))?,
             json: values.need("--json", config::boolean)?,
             repo_root,
         })

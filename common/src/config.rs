@@ -9,6 +9,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
+use crate::log;
+
 /// Exit code: the program did not do what it was asked.
 pub const EXIT_FAILED: u8 = 1;
 /// Exit code: a wrong flag, variable or host.
@@ -251,6 +253,19 @@ pub fn one_of<T: Copy>(words: &[(&str, T)]) -> impl Fn(&str) -> Result<T, String
             let words: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
             format!("is none of {}", words.join(", "))
         })
+    }
+}
+
+/// The bounds of a daemon's log, by the flags that both daemons have.
+///
+/// # Errors
+/// A value that its flag does not take, or a total without room for two segments.
+pub fn log_limits(values: &Values) -> Result<log::Limits, Usage> {
+    let bytes = |flag: &str| values.need(flag, integer(log::MIN_SEGMENT_BYTES..=1 << 40));
+    let (segment_bytes, total_bytes) = (bytes("--log-segment-bytes")?, bytes("--log-total-bytes")?);
+    match total_bytes < 2 * segment_bytes {
+        true => Err(Usage("--log-total-bytes must hold two segments of --log-segment-bytes".to_string())),
+        false => Ok(log::Limits { segment_bytes, total_bytes }),
     }
 }
 

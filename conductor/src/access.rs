@@ -46,7 +46,7 @@ pub(crate) fn gate(config: &Config) -> Gate {
 /// # Errors
 /// `unauthorized` where the token is asked for and missing, wrong, not configured, or a placeholder outside loopback.
 pub(crate) fn authorize(node: &Node, route: &Route<Node>, request: &Request) -> Result<(), Error> {
-    match asks_token(node, route, comes_from_outside(node, request)) {
+    match route.kind != Kind::Probe && asks_token(node, route, comes_from_outside(node, request)) {
         true => check_token(node, request),
         false => Ok(()),
     }
@@ -57,9 +57,9 @@ pub(crate) fn authorize(node: &Node, route: &Route<Node>, request: &Request) -> 
 /// # Errors
 /// As `authorize`.
 pub(crate) fn may_write(node: &Node, request: &Request) -> Result<(), Error> {
-    match node.config.auth {
-        Auth::HostOps if !comes_from_outside(node, request) => Ok(()),
-        _ => check_token(node, request),
+    match asks(node, Kind::Write, Access::Open, comes_from_outside(node, request)) {
+        true => check_token(node, request),
+        false => Ok(()),
     }
 }
 
@@ -89,7 +89,11 @@ fn check_token(node: &Node, request: &Request) -> Result<(), Error> {
 
 /// Whether a route asks for the token of a caller that may come from outside of this machine, or of one that does not.
 pub(crate) fn asks_token(node: &Node, route: &Route<Node>, outside: bool) -> bool {
-    match (route.kind, route.access, node.config.auth) {
+    asks(node, route.kind, route.access, outside)
+}
+
+fn asks(node: &Node, kind: Kind, access: Access, outside: bool) -> bool {
+    match (kind, access, node.config.auth) {
         (Kind::Probe, ..) => false,
         (_, Access::Token, _) | (_, _, Auth::All) | (Kind::Write, _, Auth::Writes) => true,
         (Kind::Write, _, Auth::HostOps) => outside,
@@ -118,8 +122,9 @@ pub(crate) fn comes_from_outside(node: &Node, request: &Request) -> bool {
 }
 
 fn tells_of_a_proxy(header: &str) -> bool {
-    let name = header.to_ascii_lowercase();
-    name.starts_with(FORWARDED_PREFIX) || FORWARDED.contains(&name.as_str())
+    let begin = header.get(..FORWARDED_PREFIX.len());
+    begin.is_some_and(|begin| begin.eq_ignore_ascii_case(FORWARDED_PREFIX))
+        || FORWARDED.iter().any(|name| header.eq_ignore_ascii_case(name))
 }
 
 /// The base that a caller should use: this node's own, or the public one if it came by that.

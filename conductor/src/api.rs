@@ -2,7 +2,7 @@
 //!
 //! Everything here is answered from memory; no call goes upstream.
 
-use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Once, OnceLock, Weak};
 
 use common::config::LocalUrl;
 use common::desk::CallId;
@@ -16,7 +16,7 @@ use crate::config::{Config, firefox_ws_url, millis};
 use crate::core::Reply;
 use crate::firefox::Bridge;
 use crate::host::Host;
-use crate::lease::{Lease, LeaseState};
+use crate::lease::{Lease, LeaseState, lock};
 use crate::routes::ROUTES;
 use crate::shell::{self, Desk};
 use crate::state::State;
@@ -100,14 +100,14 @@ impl Node {
 
     /// Opens the way to the core: from now on this node follows nobody.
     pub(crate) fn open_desk(&self, desk: Desk, feed: &Arc<Feed>) {
-        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut followed = lock(&self.followed);
         let _ = (self.feed.set(feed.clone()), self.desk.set(desk));
         *followed = State::default();
     }
 
     /// A node that stands by reads what the leader wrote. What cannot be read now is read later.
     pub(crate) fn follow(&self) {
-        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut followed = lock(&self.followed);
         if self.desk.get().is_some() {
             return;
         }

@@ -215,7 +215,7 @@ impl Config {
             state_dir: own("--state-dir")?,
             logs_dir: own("--logs-dir")?,
             runs_dir: values.need("--runs-dir", config::path)?,
-            log: log_limits(values)?,
+            log: config::log_limits(values)?,
             allowed_hosts,
         })
     }
@@ -328,18 +328,6 @@ pub(crate) fn firefox_ws_url(local_api: &LocalUrl) -> String {
 /// As the wire shows a duration.
 pub(crate) fn millis(duration: Duration) -> u64 {
     duration.as_millis().try_into().unwrap_or(u64::MAX)
-}
-
-fn log_limits(values: &Values) -> Result<log::Limits, Usage> {
-    let bytes = |flag: &str| values.need(flag, config::integer(log::MIN_SEGMENT_BYTES..=1 << 40));
-    let limits = log::Limits {
-        segment_bytes: bytes("--log-segment-bytes")?,
-        total_bytes: bytes("--log-total-bytes")?,
-    };
-    match limits.total_bytes < 2 * limits.segment_bytes {
-        true => Err(Usage("--log-total-bytes must hold two segments of --log-segment-bytes".to_string())),
-        false => Ok(limits),
-    }
 }
 
 /// A kind: where another daemon of this machine listens.

@@ -1,9 +1,5 @@
 //! The nodes that could lead: each tells of itself in a document of its own, and any of them shows all.
 
-use std::fs;
-use std::path::PathBuf;
-use std::sync::PoisonError;
-
 use common::document::{self, Durability};
 use common::http::{Answer, Request};
 use common::time::Timestamp;
@@ -11,9 +7,11 @@ use common::wire::{Field, Record};
 use common::{Error, trace};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::fs;
+use std::path::PathBuf;
 
 use crate::api::Node;
-use crate::lease;
+use crate::lease::{self, lock};
 
 /// Nodes of one list that does not say how many it wants.
 const PAGE: usize = 20;
@@ -68,7 +66,7 @@ struct Controller {
 impl Node {
     /// Tells of this node; what cannot be written now is at the next heartbeat.
     pub(crate) fn beat(&self) {
-        let _beating = self.beating.lock().unwrap_or_else(PoisonError::into_inner);
+        let _beating = lock(&self.beating);
         let config = &self.config;
         let controller = Controller {
             node_id: config.node_id.clone(),

@@ -50,10 +50,6 @@ impl Daemon {
         listener: TcpListener,
         deadlines: Deadlines,
     ) -> Result<Daemon, String> {
-        let said = |what: &str| {
-            let what = what.to_owned();
-            move |error: io::Error| format!("{what}: {error}")
-        };
         for folder in [&config.state_dir, &config.logs_dir, &config.state_dir.join("controllers")] {
             document::make_folder(folder).map_err(said(&format!("{} cannot be made", folder.display())))?;
         }
@@ -130,10 +126,6 @@ fn wait_for_the_lead(node: &Node, inbox: &Receiver<Input>) -> io::Result<Option<
 /// Leads, while the caller holds the locks, until it is asked to end.
 fn lead(node: &Arc<Node>, calls: Sender<Input>, inbox: Receiver<Input>) -> Result<(), String> {
     let config = &node.config;
-    let said = |what: &str| {
-        let what = what.to_owned();
-        move |error: io::Error| format!("{what}: {error}")
-    };
     // The logs may be those of another state.
     let _logs = lock_folder(&config.logs_dir)?;
     let mut state: State =
@@ -171,6 +163,12 @@ fn lead(node: &Arc<Node>, calls: Sender<Input>, inbox: Receiver<Input>) -> Resul
     let inbox = engine::Inbox { calls: inbox, child: crossbeam_channel::never() };
     engine::run(Clock::start(), &inbox, &mut log, &mut world)
         .map_err(said("the log failed, and what the disk holds is unknown"))
+}
+
+/// A sentence of what could not be had, and why.
+fn said(what: &str) -> impl Fn(io::Error) -> String {
+    let what = what.to_owned();
+    move |error| format!("{what}: {error}")
 }
 
 /// Locks a folder for as long as the file lives.

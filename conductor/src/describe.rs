@@ -4,8 +4,6 @@
 
 mod endpoints;
 
-use std::sync::PoisonError;
-
 use common::Error;
 use common::config::LocalUrl;
 use common::example::Examples;
@@ -16,6 +14,7 @@ use serde_json::{Value, json};
 use crate::access;
 use crate::api::Node;
 use crate::config::firefox_ws_url;
+use crate::lease::lock;
 use crate::routes::ROUTES;
 
 use endpoints::{brief, full, is_shown, types};
@@ -75,7 +74,7 @@ const CONTROL_EXAMPLES: &[Shown] = &[
 
 /// `GET /describe`.
 pub(crate) fn all(node: &Node, request: &Request) -> Result<Answer, Error> {
-    let _describing = node.describing.lock().unwrap_or_else(PoisonError::into_inner);
+    let _describing = lock(&node.describing);
     let at = |path: &str, summary: &str| json!({ "path": path, "summary": summary });
     let data = json!({
         "name": NAME,
@@ -110,7 +109,7 @@ pub(crate) fn all(node: &Node, request: &Request) -> Result<Answer, Error> {
 
 /// `GET /describe/business`.
 pub(crate) fn business(node: &Node, request: &Request) -> Result<Answer, Error> {
-    let _describing = node.describing.lock().unwrap_or_else(PoisonError::into_inner);
+    let _describing = lock(&node.describing);
     let data = json!({
         "surface": "business",
         "recommended_flow": [
@@ -139,7 +138,7 @@ pub(crate) fn business(node: &Node, request: &Request) -> Result<Answer, Error> 
 
 /// `GET /describe/control`.
 pub(crate) fn control(node: &Node, request: &Request) -> Result<Answer, Error> {
-    let _describing = node.describing.lock().unwrap_or_else(PoisonError::into_inner);
+    let _describing = lock(&node.describing);
     let data = json!({
         "surface": "control",
         "recommended_flow": [
@@ -166,7 +165,7 @@ pub(crate) fn control(node: &Node, request: &Request) -> Result<Answer, Error> {
 
 /// `GET /v1/capabilities`.
 pub(crate) fn capabilities(node: &Node, _: &Request) -> Result<Answer, Error> {
-    let _describing = node.describing.lock().unwrap_or_else(PoisonError::into_inner);
+    let _describing = lock(&node.describing);
     let config = &node.config;
     let data = json!({
         "recommended_flow": [

@@ -1,8 +1,8 @@
 //! The node's mode: pause, resume and drain, over HTTP and over the bridge, through this one implementation.
 
 use std::collections::HashMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
 
 use common::Error;
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::api::Node;
 use crate::codex::forward;
 use crate::core::{CALL_DEADLINE, Call, Change, Input};
+use crate::lease::lock;
 use crate::state::{Mode, System};
 
 /// A name, a reason: a line that a person reads.
@@ -78,10 +79,6 @@ impl Drop for Watch<'_> {
     fn drop(&mut self) {
         lock(&self.0.watchers).remove(&self.1);
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Node {
