@@ -49,7 +49,9 @@ stage() {
 	fi
 	if [ "$verdict" != ok ]; then
 		red=$((red + 1))
-		tail -n 200 "$logs/$name.log"
+		# Of tests, what the failed ones said, wherever that stands; then the end.
+		awk '/^failures:$/ { shown = 1 } /^test result:/ { shown = 0 } shown' "$logs/$name.log" | head -n 200
+		tail -n 60 "$logs/$name.log"
 	fi
 	grep -hE '^test result:|^skipped' "$logs/$name.log"
 	printf '%-12s %5s s of %5s s   %s\n' "$name" "$took" "$budget" "$verdict" >>"$table"

@@ -47,6 +47,11 @@ fn code(union: &Value) -> &str {
     union["error"]["code"].as_str().unwrap_or("ok")
 }
 
+/// A command that lasts, told apart by its number from every other one and from those of another run of the tests.
+fn long_sleep(number: u8) -> String {
+    format!("sleep 1000.{number}{}", std::process::id())
+}
+
 /// Commands hide from the harness, since their environment is not the daemon's: they are known by their arguments.
 fn runs(mark: &str) -> bool {
     let listed = Command::new("ps").args(["-axo", "stat=,args="]).output().unwrap();
@@ -59,12 +64,13 @@ fn a_command_that_is_killed_takes_its_group_along_at_once() {
     let dir = TempDir::new();
     let daemon = start(&dir);
     let times = (0..5).map(|_| {
-        let body = json!({ "command": "sleep 1000.61 & sleep 1000.61", "timeoutMs": 200 });
+        let sleep = long_sleep(61);
+        let body = json!({ "command": format!("{sleep} & {sleep}"), "timeoutMs": 200 });
         let begun = Instant::now();
         let union = union(&daemon, "/v1/exec", &body);
         let took = begun.elapsed();
         assert_eq!((code(&union), &union["result"]["timedOut"]), ("EXEC_TIMEOUT", &json!(true)));
-        assert!(!runs("sleep 1000.61"));
+        assert!(!runs(&sleep));
         took
     });
     let best = times.min().unwrap(); // other tests run beside this one
@@ -101,13 +107,14 @@ fn a_daemon_that_stops_takes_its_commands_along() {
     let dir = TempDir::new();
     let mut daemon = start(&dir);
     let url = format!("{}/v1/exec", daemon.url());
-    let body = json!({ "command": "sleep 1000.62 & sleep 1000.62" }).to_string();
+    let sleep = long_sleep(62);
+    let body = json!({ "command": format!("{sleep} & {sleep}") }).to_string();
     let waiting = thread::spawn(move || request("POST", &url, &RIGHT, body.as_bytes()).data(200));
-    eventually("a command that runs", SOON, || runs("sleep 1000.62").then_some(()));
+    eventually("a command that runs", SOON, || runs(&sleep).then_some(()));
     let begun = Instant::now();
     assert_eq!(daemon.terminate(SOON).code(), Some(0));
     assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
-    assert!(!runs("sleep 1000.62"));
+    assert!(!runs(&sleep));
     let union = waiting.join().unwrap();
     assert_eq!((code(&union), &union["error"]["retryable"]), ("EXEC_FAILED", &json!(false)));
 }

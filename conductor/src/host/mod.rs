@@ -10,7 +10,7 @@ mod files;
 mod leftovers;
 mod once;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};

@@ -21,6 +21,18 @@ pub(super) fn host() -> (Host, PathBuf) {
     (Host::new(&config), dir)
 }
 
+/// A command that lasts, told apart by its number from every other one and from those of another run of the tests.
+pub(crate) fn long_sleep(number: u8) -> String {
+    format!("sleep 20.{number:02}{}", std::process::id())
+}
+
+/// Whether a process whose command line holds this runs.
+pub(crate) fn runs(mark: &str) -> bool {
+    let listed = std::process::Command::new("ps").args(["-axo", "stat=,args="]).output().unwrap();
+    let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+    text.lines().any(|line| line.contains(mark) && !line.trim_start().starts_with('Z'))
+}
+
 pub(super) fn object(value: Value) -> Object {
     value.as_object().unwrap().clone()
 }

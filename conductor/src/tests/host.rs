@@ -6,6 +6,7 @@ use std::{env, fs};
 use serde_json::json;
 
 use super::*;
+use crate::host::tests::{long_sleep, runs};
 
 const ROUTES: [&str; 3] = ["/v1/exec", "/v1/files/read", "/v1/files/write"];
 const RIGHT: &str = "Content-Type: application/json\r\nAuthorization: Bearer secret\r\n";
@@ -31,13 +32,6 @@ fn code(union: &Value) -> &str {
 fn audit(dir: &std::path::Path) -> Vec<Value> {
     let text = fs::read_to_string(dir.join("logs/conductor/audit.jsonl")).unwrap_or_default();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
-
-/// Whether a process whose command line holds this runs.
-fn runs(mark: &str) -> bool {
-    let listed = std::process::Command::new("ps").args(["-axo", "stat=,args="]).output().unwrap();
-    let text = String::from_utf8_lossy(&listed.stdout).into_owned();
-    text.lines().any(|line| line.contains(mark) && !line.trim_start().starts_with('Z'))
 }
 
 #[test]
@@ -167,7 +161,8 @@ fn without_an_audit_nothing_is_done() {
 #[test]
 fn commands_at_once_have_a_bound_and_a_stop_ends_them() {
     let (front, dir) = front("bound");
-    let body = json!({ "command": "sleep 20.41" }).to_string();
+    let sleep = long_sleep(41);
+    let body = json!({ "command": sleep }).to_string();
     let mut running: Vec<_> = (0..16).map(|_| front.send("POST", "/v1/exec", RIGHT, &body)).collect();
     until(|| audit(&dir).len() == 16);
     let response = front.ask("POST", "/v1/exec", RIGHT, &body);
@@ -183,19 +178,20 @@ fn commands_at_once_have_a_bound_and_a_stop_ends_them() {
         stream.read_to_string(&mut rest).unwrap();
         assert!(rest.contains("EXEC_FAILED") && rest.contains("conductor stops"), "{rest}");
     }
-    assert!(start.elapsed() < Duration::from_secs(3) && !runs("sleep 20.41"), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(3) && !runs(&sleep), "{:?}", start.elapsed());
 }
 
 #[test]
 fn a_caller_that_leaves_ends_its_command() {
     let (front, dir) = front("leaving");
-    let body = json!({ "command": "sleep 20.51 & sleep 20.51" }).to_string();
+    let sleep = long_sleep(51);
+    let body = json!({ "command": format!("{sleep} & {sleep}") }).to_string();
     let stream = front.send("POST", "/v1/exec", RIGHT, &body);
-    until(|| runs("sleep 20.51"));
+    until(|| runs(&sleep));
     drop(stream);
     let start = Instant::now();
     until(|| audit(&dir).len() == 2);
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
-    assert!(!runs("sleep 20.51"));
+    assert!(!runs(&sleep));
     assert_eq!(audit(&dir).pop().unwrap()["outcome"], "EXEC_FAILED");
 }

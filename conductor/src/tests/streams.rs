@@ -67,7 +67,8 @@ fn a_stream_that_breaks_off_has_no_end() {
         event(stream, "data: 1\n\n")?;
         closed()
     });
-    let mut client = Front::before(&upstream).send("GET", "/v1/codex/events", SSE, "");
+    let front = Front::before(&upstream);
+    let mut client = front.send("GET", "/v1/codex/events", SSE, "");
     head(&mut client).unwrap();
     let mut rest = String::new();
     client.read_to_string(&mut rest).unwrap();
@@ -122,7 +123,8 @@ fn codexd_hears_when_the_client_leaves() {
         let _ = left.send(());
         closed()
     });
-    let mut client = Front::before(&upstream).send("GET", "/v1/codex/events", SSE, "");
+    let front = Front::before(&upstream);
+    let mut client = front.send("GET", "/v1/codex/events", SSE, "");
     head(&mut client).unwrap();
     assert!(chunk(&mut client).is_some());
     drop(client);

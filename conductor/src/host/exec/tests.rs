@@ -3,7 +3,7 @@ use std::{thread, time::Instant};
 
 use common::child;
 
-use super::super::tests::{host, object};
+use super::super::tests::{host, long_sleep, object, runs};
 use super::*;
 
 fn read(given: Value) -> Result<Exec, Fault> {
@@ -16,13 +16,6 @@ fn run_in(host: &Host, given: Value) -> Value {
 
 fn code(union: &Value) -> &str {
     union["error"]["code"].as_str().unwrap_or("ok")
-}
-
-/// Whether a process whose command line holds this runs.
-fn runs(mark: &str) -> bool {
-    let listed = Command::new("ps").args(["-axo", "stat=,args="]).output().unwrap();
-    let text = String::from_utf8_lossy(&listed.stdout).into_owned();
-    text.lines().any(|line| line.contains(mark) && !line.trim_start().starts_with('Z'))
 }
 
 #[test]
@@ -147,11 +140,12 @@ fn pipes_that_others_hold_are_not_waited_for() {
 #[test]
 fn a_command_that_nobody_wants_is_ended() {
     let (host, _) = host();
-    let exec = read(json!({ "command": "sleep 20.31" })).unwrap();
+    let sleep = long_sleep(31);
+    let exec = read(json!({ "command": sleep })).unwrap();
     let start = Instant::now();
     let union = run(&host, &exec, &|| true).json();
     assert_eq!(code(&union), "EXEC_FAILED");
-    assert!(start.elapsed() < Duration::from_secs(1) && !runs("sleep 20.31"), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(1) && !runs(&sleep), "{:?}", start.elapsed());
     thread::scope(|scope| {
         let running = scope.spawn(|| run(&host, &exec, &|| host.is_stopping()).json());
         host.stop();
