@@ -1,10 +1,10 @@
-//! The command line of codexd.
+//! The command line: what each command does, and what it prints.
 
-use std::io::{self, Write};
+use std::io;
 use std::sync::Arc;
 
 use common::child::is_alive;
-use common::config::{self, EXIT_FAILED, EXIT_USAGE, Usage, Values};
+use common::cli::{Command, Failure, Program, say};
 use common::log::Feed;
 use serde_json::{Map, Value};
 
@@ -15,79 +15,52 @@ use crate::state::ChildStatus;
 use crate::transcript::Transcripts;
 use crate::{api, daemon, smoke};
 
-const USAGE: &str = "\
-codexd — the only place where Codex runs
+/// Everything that codexd can be told.
+pub const PROGRAM: Program = Program {
+    name: "codexd",
+    about: "the only place where Codex runs",
+    version: env!("CARGO_PKG_VERSION"),
+    flags: FLAGS,
+    commands: &[
+        Command {
+            name: "start",
+            arguments: &[],
+            help: "Runs the daemon until SIGTERM.",
+            examples: &["codexd start --repo-root ~/baa-conductor"],
+            run: |values| Ok(daemon::run(&Config::read(values)?)?),
+        },
+        Command {
+            name: "status",
+            arguments: &[],
+            help: "Shows what the state directory says, daemon running or not.",
+            examples: &["codexd status --json"],
+            run: |values| status(&Config::read(values)?),
+        },
+        Command {
+            name: "config",
+            arguments: &[],
+            help: "Shows the settings as they are read.",
+            examples: &["codexd config --json"],
+            run: |values| config(&Config::read(values)?),
+        },
+        Command {
+            name: "smoke",
+            arguments: &[],
+            help: "Sends one turn through a throw-away codexd of its own, a line a check.",
+            examples: &["codexd smoke --server-command /opt/homebrew/bin/codex"],
+            run: |values| Ok(smoke::run(&Config::read(values)?)?),
+        },
+    ],
+};
 
-Usage: codexd COMMAND [OPTIONS]
-
-Commands:
-  start    run the daemon
-  status   what the state directory says, daemon running or not
-  config   the settings as they are read
-  smoke    one turn on a throw-away codexd of its own, a line a check
-  version  the version
-  help     this text
-
-Flags win over variables; an empty variable is an unset one.
-
-";
-
-/// Runs the command that the process was given, and says the exit code.
-pub fn run() -> u8 {
-    let args = std::env::args_os().skip(1);
-    match Values::read(FLAGS, args, |name| std::env::var_os(name))
-        .map_err(Failure::from)
-        .and_then(|values| command(&values))
-    {
-        Ok(()) => 0,
-        Err(Failure { code, message }) => {
-            let _ = writeln!(io::stderr(), "codexd: {message}");
-            code
-        }
-    }
-}
-
-struct Failure {
-    code: u8,
-    message: String,
-}
-
-impl From<Usage> for Failure {
-    fn from(usage: Usage) -> Failure {
-        Failure { code: EXIT_USAGE, message: format!("{usage}; see `codexd help`") }
-    }
-}
-
-impl From<String> for Failure {
-    fn from(message: String) -> Failure {
-        Failure { code: EXIT_FAILED, message }
-    }
-}
-
-fn command(values: &Values) -> Result<(), Failure> {
-    if values.command() != "help" {
-        let [] = values.arguments([])?;
-    }
-    match values.command() {
-        "start" => Ok(daemon::run(&Config::read(values)?)?),
-        "status" => status(&Config::read(values)?),
-        "config" => print_config(&Config::read(values)?),
-        "smoke" => Ok(smoke::run(&Config::read(values)?)?),
-        "version" => print(concat!("codexd ", env!("CARGO_PKG_VERSION"), "\n")),
-        "" => Err(Usage("no command".to_owned()).into()),
-        "help" => print(&format!("{USAGE}{}", config::help(FLAGS))),
-        other => Err(Usage(format!("unknown command `{other}`")).into()),
-    }
-}
-
-fn print_config(config: &Config) -> Result<(), Failure> {
+fn config(config: &Config) -> Result<(), Failure> {
     if config.json {
         let rows = config.rows().into_iter().map(|(key, value)| (key.to_owned(), value));
-        return print_json(&Value::Object(rows.collect::<Map<_, _>>()));
+        return say_json(&Value::Object(rows.collect::<Map<_, _>>()));
     }
     let lines: String =
         config.rows().iter().map(|(key, value)| format!("{key}: {}\n", plain(value))).collect();
-    print(&lines)
+    say(&lines)
 }
 
 /// The daemon's own replay, read-only: what an HTTP answer has shown, this shows, too.
@@ -95,9 +68,9 @@ fn status(config: &Config) -> Result<(), Failure> {
     let paths = daemon::paths(config);
     let snapshot = snapshot(config, &paths).map_err(|error| format!("{}: {error}", paths.state.display()))?;
     if config.json {
-        return print_json(&snapshot);
+        return say_json(&snapshot);
     }
-    print(&format!("state: {}\n{}", paths.state.display(), summary(&snapshot)))
+    say(format_args!("state: {}\n{}", paths.state.display(), summary(&snapshot)))
 }
 
 fn snapshot(config: &Config, paths: &Paths) -> io::Result<Value> {
@@ -174,14 +147,6 @@ fn plain(value: &Value) -> String {
     }
 }
 
-fn print_json(value: &Value) -> Result<(), Failure> {
-    print(&format!("{value:#}\n"))
-}
-
-fn print(text: &str) -> Result<(), Failure> {
-    match io::stdout().write_all(text.as_bytes()) {
-        // `codexd status | head` is no failure.
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(format!("stdout: {error}").into()),
-        _ => Ok(()),
-    }
+fn say_json(value: &Value) -> Result<(), Failure> {
+    say(format_args!("{value:#}\n"))
 }

@@ -113,7 +113,7 @@ pub const FLAGS: &[Flag] = &[
     )
     .default("1073741824"),
     Flag::variable("BAA_LOG", "LEVEL", "What stderr tells: error, warn, info or debug.").default("info"),
-    Flag::switch("--json", "", "Print JSON."),
+    Flag::switch("--json", "", "Print JSON.").of(&["config", "status"]),
 ];
 
 /// What codexd runs with.

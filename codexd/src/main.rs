@@ -38,5 +38,5 @@ mod views;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    ExitCode::from(cli::run())
+    cli::PROGRAM.main()
 }

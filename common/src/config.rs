@@ -18,6 +18,14 @@ pub const EXIT_USAGE: u8 = 2;
 /// Exit code: the daemon that was asked is not there.
 pub const EXIT_UNAVAILABLE: u8 = 69;
 
+/// Every exit code, and what it says.
+pub const EXIT_CODES: [(u8, &str); 4] = [
+    (0, "Done."),
+    (EXIT_FAILED, "Not done, or not well; stderr says why."),
+    (EXIT_USAGE, "A wrong command, flag, variable or host; nothing was done."),
+    (EXIT_UNAVAILABLE, "The daemon that was asked is not there."),
+];
+
 /// A wrong flag, variable or host; the sentence names it. The program exits with [`EXIT_USAGE`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Usage(pub String);
@@ -45,17 +53,19 @@ pub struct Flag {
     pub help: &'static str,
     /// May be repeated; its variable holds items with this between them.
     pub list: Option<char>,
+    /// The commands that alone take it; empty: it is a setting, which all of them read.
+    pub commands: &'static [&'static str],
 }
 
 impl Flag {
     /// A setting with one value and no default.
     pub const fn new(name: &'static str, env: &'static str, value: &'static str, help: &'static str) -> Flag {
-        Flag { name, env, value, default: "", help, list: None }
+        Flag { name, env, value, default: "", help, list: None, commands: &[] }
     }
 
     /// A flag without a value; its variable, if it has one, says `true` or `false`.
     pub const fn switch(name: &'static str, env: &'static str, help: &'static str) -> Flag {
-        Flag { name, env, value: "", default: "false", help, list: None }
+        Flag { name, env, value: "", default: "false", help, list: None, commands: &[] }
     }
 
     /// A setting that only a variable gives; its name is the variable's.
@@ -67,6 +77,17 @@ impl Flag {
     pub const fn default(mut self, default: &'static str) -> Flag {
         self.default = default;
         self
+    }
+
+    /// The same for these commands alone.
+    pub const fn of(mut self, commands: &'static [&'static str]) -> Flag {
+        self.commands = commands;
+        self
+    }
+
+    /// Whether `command` takes it.
+    pub fn is_of(&self, command: &str) -> bool {
+        self.commands.is_empty() || self.commands.contains(&command)
     }
 
     /// The same, repeatable; its variable holds items with `separator` between them.
@@ -87,7 +108,7 @@ pub struct Values {
 
 impl Values {
     /// Reads `args` (without the program's name) and the variables that `env` looks up; flags win, and an empty variable
-    /// is an unset one. The first argument that is no flag is the command; `-h` and `--help` make it `help`, and
+    /// is an unset one. The first argument that is no flag is the command; `-h` and `--help` make it `help` (of what would be the command), and
     /// `--version` makes it `version`. After `--` nothing is a flag.
     ///
     /// # Errors
@@ -128,7 +149,7 @@ impl Values {
         for arg in plain.into_iter().skip(1) {
             rest.push(text(arg, "an argument")?);
         }
-        let asked = if rest.is_empty() { String::new() } else { rest.remove(0) };
+        let asked = if rest.is_empty() || help { String::new() } else { rest.remove(0) };
         let command = match (help, version) {
             (true, _) => "help".to_string(),
             (false, true) => "version".to_string(),
@@ -142,17 +163,39 @@ impl Values {
         &self.command
     }
 
+    /// Whether `name` was given.
+    ///
+    /// # Panics
+    /// If the table has no such row.
+    pub fn has(&self, name: &str) -> bool {
+        !self.row(name).0.is_empty()
+    }
+
+    /// What stands behind the command.
+    pub(crate) fn given_arguments(&self) -> &[String] {
+        &self.arguments
+    }
+
+    /// That the command has exactly these arguments.
+    ///
+    /// # Errors
+    /// One that is missing, by its name here, or one too many.
+    pub(crate) fn takes(&self, names: &[&str]) -> Result<(), Usage> {
+        if let Some(missing) = names.get(self.arguments.len()) {
+            return Err(Usage(format!("`{}` needs {missing}", self.command)));
+        }
+        match self.arguments.get(names.len()) {
+            Some(extra) => Err(Usage(format!("unexpected argument `{extra}` after `{}`", self.command))),
+            None => Ok(()),
+        }
+    }
+
     /// Exactly the arguments that the command takes, in order.
     ///
     /// # Errors
     /// One that is missing (by its name here), or one too many.
     pub fn arguments<const N: usize>(&self, names: [&str; N]) -> Result<[&str; N], Usage> {
-        if let Some(missing) = names.get(self.arguments.len()) {
-            return Err(Usage(format!("`{}` needs {missing}", self.command)));
-        }
-        if let Some(extra) = self.arguments.get(N) {
-            return Err(Usage(format!("unexpected argument `{extra}` after `{}`", self.command)));
-        }
+        self.takes(&names)?;
         let mut found = [""; N];
         for (slot, argument) in found.iter_mut().zip(&self.arguments) {
             *slot = argument;
@@ -203,7 +246,7 @@ impl Values {
 }
 
 /// The table as the help shows it, a flag a line.
-pub fn help(table: &[Flag]) -> String {
+pub fn help(table: &[&Flag]) -> String {
     let left = |flag: &Flag| format!("  {} {}", flag.name, flag.value);
     let width = table.iter().map(|flag| left(flag).trim_end().len()).max().unwrap_or(0);
     let mut out = String::new();
@@ -419,16 +462,21 @@ fn names(flag: &Flag) -> String {
 }
 
 fn unknown_flag(table: &[Flag], arg: &str) -> Usage {
-    // A typing error is two edits at most; more would suggest flags that have nothing to do with it.
-    const NEAR: usize = 2;
     let name = arg.split('=').next().unwrap_or(arg);
     if table.iter().any(|flag| flag.name == name) {
         return Usage(format!("{name} takes no value"));
     }
-    let nearest = table.iter().map(|flag| (distance(name, flag.name), flag.name)).min();
+    Usage(format!("unknown flag {name}{}", did_you_mean(name, table.iter().map(|flag| flag.name))))
+}
+
+/// `; did you mean …?` with the word that `name` was most likely meant to be; empty if none is near.
+pub(crate) fn did_you_mean<'a>(name: &str, words: impl Iterator<Item = &'a str>) -> String {
+    // A typing error is two edits at most; more would suggest what has nothing to do with it.
+    const NEAR: usize = 2;
+    let nearest = words.map(|word| (distance(name, word), word)).min();
     match nearest.filter(|(edits, _)| *edits <= NEAR) {
-        Some((_, near)) => Usage(format!("unknown flag {name}; did you mean {near}?")),
-        None => Usage(format!("unknown flag {name}")),
+        Some((_, near)) => format!("; did you mean {near}?"),
+        None => String::new(),
     }
 }
 

@@ -28,6 +28,9 @@ pub mod keys;
 pub mod openapi;
 
 pub mod codexd_api;
+
+pub mod cli;
+pub mod client;
 pub mod config;
 
 pub use error::Error;

@@ -1,66 +1,62 @@
-//! The command line: `start`, `config`, `status`, `version`, `help`.
-//!
-//! Owns what is printed; `command` owns how. Knows nothing of routes.
+//! The command line: what each command does, and what it prints. Knows nothing of routes.
 
-use std::fmt::Display;
 use std::net::TcpListener;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use common::config::{self, EXIT_FAILED, EXIT_UNAVAILABLE, LocalUrl, Usage, Values};
+use common::cli::{Command, Failure, Program, say};
+use common::client::Client;
+use common::config::{EXIT_FAILED, LocalUrl, Usage, Values, boolean};
 use common::{signal, sys, trace};
 use serde_json::Value;
 
-use crate::command::{self, Failure, say};
 use crate::config::{Config, FLAGS};
 use crate::core::Input;
 use crate::daemon::Daemon;
-use crate::upstream::{self, Deadlines};
+use crate::upstream::Deadlines;
 
-/// How long `status` waits for a daemon on this machine.
-const STATUS_TIMEOUT: Duration = Duration::from_secs(5);
-
-const COMMANDS: &str = "conductor, the front door of a node
-
-  conductor start             serves until SIGTERM
-  conductor config [--json]   shows the settings; the token never
-  conductor status [--json]   asks the running conductor
-  conductor version
-  conductor help
-
-Flags win over variables; an empty variable is an unset one.
-
-";
+/// Everything that conductor can be told.
+const PROGRAM: Program = Program {
+    name: "conductor",
+    about: "the front door of a node on which Codex works",
+    version: env!("CARGO_PKG_VERSION"),
+    flags: FLAGS,
+    commands: &[
+        Command {
+            name: "start",
+            arguments: &[],
+            help: "Serves until SIGTERM.",
+            examples: &[
+                "conductor start --local-api http://127.0.0.1:4317 --codexd-local-api http://127.0.0.1:4319",
+            ],
+            run: |values| start(Config::read(values)?),
+        },
+        Command {
+            name: "status",
+            arguments: &[],
+            help: "Asks the running conductor how it is.",
+            examples: &["conductor status --local-api http://127.0.0.1:4317"],
+            run: status,
+        },
+        Command {
+            name: "config",
+            arguments: &[],
+            help: "Shows the settings as they are read; the token never.",
+            examples: &["conductor config --json"],
+            run: config,
+        },
+    ],
+};
 
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
-    command::end("conductor", run())
+    PROGRAM.main()
 }
 
-fn run() -> Result<(), Failure> {
-    let values = Values::read(FLAGS, std::env::args_os().skip(1), |name| std::env::var_os(name))?;
-    let json = values.need("--json", config::boolean)?;
-    match values.command() {
-        "help" => say(format_args!("{COMMANDS}{}", config::help(FLAGS))),
-        "" => Err(Usage("no command".to_string()).into()),
-        "version" => {
-            values.arguments([])?;
-            say(format_args!("conductor {}\n", env!("CARGO_PKG_VERSION")))
-        }
-        "config" => {
-            values.arguments([])?;
-            let config = Config::read(&values)?;
-            if json { say(format_args!("{:#}\n", config.json())) } else { say(config.text()) }
-        }
-        "status" => {
-            values.arguments([])?;
-            status(&local_api(&Config::read(&values)?)?, json)
-        }
-        "start" => {
-            values.arguments([])?;
-            start(Config::read(&values)?)
-        }
-        other => Err(Usage(format!("unknown command `{other}`")).into()),
+fn config(values: &Values) -> Result<(), Failure> {
+    let config = Config::read(values)?;
+    match values.need("--json", boolean)? {
+        true => say(format_args!("{:#}\n", config.json())),
+        false => say(config.text()),
     }
 }
 
@@ -87,20 +83,13 @@ fn start(config: Config) -> Result<(), Failure> {
     daemon.run().map_err(|message| Failure(EXIT_FAILED, message))
 }
 
-fn status(local_api: &LocalUrl, json: bool) -> Result<(), Failure> {
-    let url = format!("{local_api}/v1/runtime");
-    let absent =
-        |error: &dyn Display| Failure(EXIT_UNAVAILABLE, format!("no conductor at {local_api}: {error}"));
-    let request = upstream::agent().get(&url).config().timeout_global(Some(STATUS_TIMEOUT)).build();
-    let mut response = request.call().map_err(|error| absent(&error))?;
-    let text = response.body_mut().read_to_string().map_err(|error| absent(&error))?;
-    let answer: Value = serde_json::from_str(&text).unwrap_or_default();
-    let snapshot = &answer["data"];
-    if !snapshot.is_object() {
-        let message = format!("{url} answered HTTP {} and no snapshot", response.status());
-        return Err(Failure(EXIT_FAILED, message));
+fn status(values: &Values) -> Result<(), Failure> {
+    let daemon = Client::new("conductor", local_api(&Config::read(values)?)?);
+    let snapshot = daemon.call("/v1/runtime", None)?;
+    match values.need("--json", boolean)? {
+        true => say(format_args!("{snapshot:#}\n")),
+        false => say(status_text(&snapshot)),
     }
-    if json { say(format_args!("{snapshot:#}\n")) } else { say(status_text(snapshot)) }
 }
 
 /// A snapshot for people, a fact a line.

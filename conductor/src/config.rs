@@ -74,7 +74,7 @@ pub(crate) const FLAGS: &[Flag] = &[
     )
     .default("268435456"),
     Flag::variable("BAA_LOG", "LEVEL", "error, warn, info or debug").default("info"),
-    Flag::switch("--json", "", "JSON instead of text (config, status)"),
+    Flag::switch("--json", "", "JSON instead of text").of(&["config", "status"]),
 ];
 
 /// What the templates hold before somebody puts a token there.

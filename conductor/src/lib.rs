@@ -12,7 +12,6 @@ mod answers;
 mod api;
 mod cli;
 mod codex;
-mod command;
 mod config;
 mod controllers;
 mod core;
@@ -38,7 +37,6 @@ pub use cli::main;
 /// What status-api does as conductor does it.
 pub mod shared {
     pub use crate::codex::follow;
-    pub use crate::command::{Failure, end, say};
     pub use crate::config::{Token, host, text, token, upstream};
-    pub use crate::upstream::{Codexd, Deadlines, agent};
+    pub use crate::upstream::{Codexd, Deadlines};
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::Error;
+use common::client::{MAX_ANSWER_BYTES, agent};
 use common::config::LocalUrl;
 use common::error::{
     CODEXD_INVALID_RESPONSE, CODEXD_NOT_CONFIGURED, CODEXD_UNAVAILABLE, INTERNAL_ERROR, NOT_FOUND,
@@ -25,14 +26,6 @@ use tunnel::Answered;
 
 use crate::metrics::Calls;
 
-/// Connections that wait for the next call, some 30 KB each. More at once are made and closed again.
-pub(crate) const MAX_IDLE_CONNECTIONS: usize = 8;
-/// Below the 60 s after which codexd closes an idle connection, so that we never write into a closing one.
-const MAX_IDLE_AGE: Duration = Duration::from_secs(30);
-/// Each connection holds two; the body of a large answer passes through in pieces.
-const BUFFER_BYTES: usize = 16 * 1024;
-/// One answer of codexd. The largest are pages of events and transcripts; beyond this one has to page.
-pub(crate) const MAX_ANSWER_BYTES: u64 = 64 * 1024 * 1024;
 /// Headers that go upstream beside the request id, as the caller wrote them.
 const PASSED_HEADERS: [&str; 2] = ["idempotency-key", "last-event-id"];
 /// And these when it asks to become a WebSocket: codexd judges them.
@@ -93,21 +86,6 @@ impl Codexd {
     pub fn end_streams(&self) {
         self.lasting.end_all();
     }
-}
-
-/// A client for daemons on this machine: no proxy, no redirects, every status an answer, connections kept.
-pub fn agent() -> Agent {
-    let config = Agent::config_builder()
-        .http_status_as_error(false)
-        .proxy(None)
-        .max_redirects(0)
-        .user_agent(concat!("baa-conductor/", env!("CARGO_PKG_VERSION")))
-        .input_buffer_size(BUFFER_BYTES)
-        .output_buffer_size(BUFFER_BYTES)
-        .max_idle_connections(MAX_IDLE_CONNECTIONS)
-        .max_idle_connections_per_host(MAX_IDLE_CONNECTIONS)
-        .max_idle_age(MAX_IDLE_AGE);
-    Agent::new_with_config(config.build())
 }
 
 /// One request upstream, made from one of ours.

@@ -195,7 +195,7 @@ fn a_directory_with_the_daemons_name_is_used_as_it_is() {
 
 #[test]
 fn the_help_shows_flag_variable_and_default() {
-    let shown = help(&TABLE[..1]) + &help(&TABLE[3..4]) + &help(&TABLE[5..]);
+    let shown = help(&[&TABLE[0]]) + &help(&[&TABLE[3]]) + &help(&TABLE[5..].iter().collect::<Vec<_>>());
     let expected = "  --host HOST  the host [T_HOST, default mini]\n  \
         --arg ARG  an argument of the child [T_ARGS, repeatable, default app-server]\n  --json         JSON, not text\n  \
         T_HOSTS HOSTS  who is let in [repeatable]\n";

@@ -225,7 +225,7 @@ fn an_answer_over_the_bound_is_no_answer() {
             stream.write_all(json)
         })
     };
-    let bound = usize::try_from(crate::upstream::MAX_ANSWER_BYTES).unwrap();
+    let bound = usize::try_from(common::client::MAX_ANSWER_BYTES).unwrap();
     assert_eq!(Front::before(&padded(bound)).get("/v1/codex/sessions").status, 200);
     let message = "Independent codexd returned invalid JSON for GET /v1/codexd/sessions.";
     fails(&padded(bound + 1), 502, "codexd_invalid_response", message, json!({}));

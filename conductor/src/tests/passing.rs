@@ -188,7 +188,7 @@ fn the_status_is_mapped() {
 
 #[test]
 fn only_so_many_connections_wait_for_the_next_call() {
-    const CALLS: usize = crate::upstream::MAX_IDLE_CONNECTIONS + 3;
+    const CALLS: usize = common::client::MAX_IDLE_CONNECTIONS + 3;
     let all_here = std::sync::Barrier::new(CALLS);
     let upstream = Upstream::start(move |_, stream| {
         all_here.wait();
@@ -201,5 +201,5 @@ fn only_so_many_connections_wait_for_the_next_call() {
         }
     });
     assert_eq!(upstream.connections.load(Ordering::SeqCst), CALLS);
-    until(|| upstream.open.load(Ordering::SeqCst) == crate::upstream::MAX_IDLE_CONNECTIONS);
+    until(|| upstream.open.load(Ordering::SeqCst) == common::client::MAX_IDLE_CONNECTIONS);
 }

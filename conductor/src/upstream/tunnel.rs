@@ -15,7 +15,9 @@ use common::http::{Limits, Socket};
 use common::trace;
 use ureq::{Body, http};
 
-use super::{Deadlines, MAX_ANSWER_BYTES};
+use common::client::MAX_ANSWER_BYTES;
+
+use super::Deadlines;
 
 /// The head of an answer to a handshake; codexd's have 300 bytes.
 const MAX_HEAD_BYTES: usize = 16 * 1024;

@@ -26,7 +26,7 @@ pub(crate) const FLAGS: &[Flag] = &[
     ),
     Flag::variable("BAA_SHARED_TOKEN_FILE", "FILE", "file with that token, read if it is not given itself"),
     Flag::variable("BAA_LOG", "LEVEL", "error, warn, info or debug").default("info"),
-    Flag::switch("--json", "", "JSON instead of text (config)"),
+    Flag::switch("--json", "", "JSON instead of text").of(&["config"]),
 ];
 
 /// Every setting with its type, checked.

@@ -14,47 +14,50 @@ use std::process::ExitCode;
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
-use common::config::{LocalUrl, Usage, Values, boolean, help};
+use common::cli::{Command, Failure, Program, say};
+use common::config::{LocalUrl, Values, boolean};
 use common::{signal, sys, trace};
-use conductor::shared::{Failure, end, say};
 
 use config::{Config, FLAGS};
 
 /// How long calls in flight may go on after a signal: above what a source may take.
 const STOP_GRACE: Duration = Duration::from_secs(3);
 
-const COMMANDS: &str = "status-api, how a node is
-
-  status-api start             serves until SIGTERM
-  status-api config [--json]   shows the settings; the token never
-  status-api version
-  status-api help
-
-Flags win over variables; an empty variable is an unset one.
-
-";
+/// Everything that status-api can be told.
+const PROGRAM: Program = Program {
+    name: "status-api",
+    about: "how a node is, as JSON and as one page",
+    version: env!("CARGO_PKG_VERSION"),
+    flags: FLAGS,
+    commands: &[
+        Command {
+            name: "start",
+            arguments: &[],
+            help: "Serves until SIGTERM.",
+            examples: &[
+                "status-api start --conductor-local-api http://127.0.0.1:4317 --codexd-local-api http://127.0.0.1:4319",
+            ],
+            run: |values| start(Config::read(values)?),
+        },
+        Command {
+            name: "config",
+            arguments: &[],
+            help: "Shows the settings as they are read; the token never.",
+            examples: &["status-api config --json"],
+            run: config,
+        },
+    ],
+};
 
 fn main() -> ExitCode {
-    end("status-api", run())
+    PROGRAM.main()
 }
 
-fn run() -> Result<(), Failure> {
-    let values = Values::read(FLAGS, std::env::args_os().skip(1), |name| std::env::var_os(name))?;
-    let command = values.command();
-    match command {
-        "help" => return say(format_args!("{COMMANDS}{}", help(FLAGS))),
-        "" => return Err(Usage("no command".to_string()).into()),
-        "start" | "config" | "version" => values.arguments([])?,
-        other => return Err(Usage(format!("unknown command `{other}`")).into()),
-    };
-    if command == "version" {
-        return say(format_args!("status-api {}\n", env!("CARGO_PKG_VERSION")));
-    }
-    let config = Config::read(&values)?;
-    match (command, values.need("--json", boolean)?) {
-        ("start", _) => start(config),
-        (_, true) => say(format_args!("{:#}\n", config.json())),
-        (_, false) => say(config.text()),
+fn config(values: &Values) -> Result<(), Failure> {
+    let config = Config::read(values)?;
+    match values.need("--json", boolean)? {
+        true => say(format_args!("{:#}\n", config.json())),
+        false => say(config.text()),
     }
 }
 

@@ -8,11 +8,11 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use common::client::agent;
 use common::codexd_api::{APPROVALS, STATUS};
 use common::config::LocalUrl;
 use common::time::Timestamp;
 use common::wire::{MAX_ELEMENTS, Object, extent};
-use conductor::shared::agent;
 use serde_json::{Value, json};
 use ureq::Agent;
 

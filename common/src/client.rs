@@ -1,0 +1,127 @@
+//! What commands ask of a daemon on this machine, over HTTP.
+//!
+//! Owns the client's settings, and what a failed call says to somebody at a terminal. Nothing is ever asked twice.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use ureq::{Agent, http};
+
+use crate::cli::Failure;
+use crate::config::{EXIT_FAILED, EXIT_UNAVAILABLE, LocalUrl};
+
+/// Connections that wait for the next call, some 30 KB each. More at once are made and closed again.
+pub const MAX_IDLE_CONNECTIONS: usize = 8;
+/// Below the 60 s after which a daemon closes an idle connection, so that nothing is written into a closing one.
+const MAX_IDLE_AGE: Duration = Duration::from_secs(30);
+/// Each connection holds two; the body of a large answer passes through in pieces.
+const BUFFER_BYTES: usize = 16 * 1024;
+/// A daemon on this machine takes the connection at once, or it is not there.
+const CONNECT: Duration = Duration::from_millis(500);
+/// How long a daemon has for an answer; it takes 30 s at most for what does not wait.
+const ANSWER: Duration = Duration::from_secs(35);
+/// One answer. The largest are pages of events and transcripts; beyond this one has to page.
+pub const MAX_ANSWER_BYTES: u64 = 64 * 1024 * 1024;
+
+/// A client for daemons on this machine: no proxy, no redirects, every status an answer, connections kept.
+pub fn agent() -> Agent {
+    let config = Agent::config_builder()
+        .http_status_as_error(false)
+        .proxy(None)
+        .max_redirects(0)
+        .user_agent(concat!("baa-conductor/", env!("CARGO_PKG_VERSION")))
+        .input_buffer_size(BUFFER_BYTES)
+        .output_buffer_size(BUFFER_BYTES)
+        .max_idle_connections(MAX_IDLE_CONNECTIONS)
+        .max_idle_connections_per_host(MAX_IDLE_CONNECTIONS)
+        .max_idle_age(MAX_IDLE_AGE);
+    Agent::new_with_config(config.build())
+}
+
+/// A daemon, as commands call it.
+pub struct Client {
+    agent: Agent,
+    /// `codexd`, for messages.
+    name: &'static str,
+    base: LocalUrl,
+    /// The `Authorization` of each call.
+    authorization: Option<String>,
+}
+
+impl Client {
+    /// The daemon `name` at `base`.
+    pub fn new(name: &'static str, base: LocalUrl) -> Client {
+        Client { agent: agent(), name, base, authorization: None }
+    }
+
+    /// The same, which shows this with each call.
+    pub fn authorized(mut self, authorization: Option<String>) -> Client {
+        self.authorization = authorization;
+        self
+    }
+
+    /// `data` of the answer; with a body the call is a `POST`.
+    ///
+    /// # Errors
+    /// No daemon there ([`EXIT_UNAVAILABLE`]); else what it said, with its code.
+    pub fn call(&self, target: &str, body: Option<&Value>) -> Result<Value, Failure> {
+        let mut response = self.send(target, body, ANSWER)?;
+        let status = response.status();
+        let text = response.body_mut().with_config().limit(MAX_ANSWER_BYTES).read_to_string();
+        let text = text.map_err(|error| self.unavailable(&error))?;
+        let mut answer: Value = serde_json::from_str(&text).unwrap_or_default();
+        if answer["ok"] == true {
+            return Ok(answer["data"].take());
+        }
+        match (answer["message"].as_str(), answer["error"].as_str()) {
+            (Some(message), Some(code)) => {
+                Err(Failure(EXIT_FAILED, format!("{message} ({code}, request {})", request_id(&answer))))
+            }
+            _ => Err(Failure(
+                EXIT_FAILED,
+                format!("{}{target} answered HTTP {status} and no envelope", self.base),
+            )),
+        }
+    }
+
+    fn send(
+        &self,
+        target: &str,
+        body: Option<&Value>,
+        wait: Duration,
+    ) -> Result<http::Response<ureq::Body>, Failure> {
+        let mut request = http::Request::builder().uri(format!("{}{target}", self.base));
+        if let Some(authorization) = &self.authorization {
+            request = request.header("authorization", authorization);
+        }
+        let sent = match body {
+            None => request.body(()).map_err(ureq::Error::from).and_then(|request| self.run(request, wait)),
+            Some(body) => {
+                let request = request.method("POST").header("content-type", "application/json");
+                let request = request.body(body.to_string()).map_err(ureq::Error::from);
+                request.and_then(|request| self.run(request, wait))
+            }
+        };
+        sent.map_err(|error| self.unavailable(&error))
+    }
+
+    fn run(
+        &self,
+        request: http::Request<impl ureq::AsSendBody>,
+        wait: Duration,
+    ) -> Result<http::Response<ureq::Body>, ureq::Error> {
+        let request = self.agent.configure_request(request);
+        let request = request.timeout_connect(Some(CONNECT)).timeout_recv_response(Some(wait));
+        self.agent.run(request.build())
+    }
+
+    fn unavailable(&self, error: &ureq::Error) -> Failure {
+        Failure(EXIT_UNAVAILABLE, format!("no {} at {}: {error}", self.name, self.base))
+    }
+}
+
+/// By which the daemon's own lines can be found.
+fn request_id(answer: &Value) -> &str {
+    let id = answer["request_id"].as_str().or_else(|| answer["requestId"].as_str());
+    id.unwrap_or("unknown")
+}
