@@ -103,11 +103,16 @@ fn a_turn_prints_its_answer_and_ends_as_the_turn_does() {
 
 #[test]
 fn a_turn_that_is_followed_is_told_as_it_is_written() {
-    let node = Node::start(&Codex::Fake, &[]);
+    for codex in Codex::both() {
+        follow(&Node::start(&codex, &[]));
+    }
+}
+
+fn follow(node: &Node) {
     let session = node.session(json!({}));
     let text = "[[exec echo out; exit 3]] [[say-slow 400 one two three four five]] [[big 40]]";
     let dir = TempDir::new();
-    let mut turn = begin(&dir, &node, &["turn", &session, text, "--follow"]);
+    let mut turn = begin(&dir, node, &["turn", &session, text, "--follow"]);
     eventually("the first word", SOON, || turn.stdout().starts_with("one").then_some(()));
     assert_eq!(node.read(&session)["lastTurnStatus"], "inProgress", "it came before the end");
     assert_eq!(turn.wait(SOON).unwrap().code(), Some(0));
@@ -117,7 +122,7 @@ fn a_turn_that_is_followed_is_told_as_it_is_written() {
     let command = "$ /bin/bash -lc 'echo out; exit 3'";
     assert_eq!(err, format!("{command}\n{command} (exit 3)\n"));
 
-    let said = run(&node, &["turn", &session, "[[say as json]]", "--follow", "--json"]);
+    let said = run(node, &["turn", &session, "[[say as json]]", "--follow", "--json"]);
     let events = json_lines(&said.out);
     assert_eq!((said.code, said.err.as_str()), (Some(0), ""));
     let (first, last) = (&events[0]["type"], &events.last().unwrap()["type"]);

@@ -107,7 +107,7 @@ fn ended(client: &Client, id: &str) -> Result<Value, Failure> {
     let target = format!("{}?waitMs={MAX_WAIT_MS}", with_id(TURN_READ, id));
     loop {
         let mut data = client.wait(&target, None, Duration::from_millis(MAX_WAIT_MS.unsigned_abs()))?;
-        if !matches!(data["turn"]["status"].as_str(), Some("accepted" | "inProgress")) {
+        if data["turn"]["status"].as_str().is_none_or(words::is_over) {
             return Ok(data["turn"].take());
         }
     }

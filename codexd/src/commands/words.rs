@@ -67,14 +67,21 @@ pub(super) fn asked(request: &Value) -> Vec<String> {
 /// How a turn ends with this event, and why, if one does.
 pub(super) fn end(event: &Value) -> Option<(String, Option<String>)> {
     let (detail, text) = (&event["detail"], |value: &Value| value.as_str().map(str::to_owned));
-    match event["type"].as_str()? {
+    let (status, why) = match event["type"].as_str()? {
         "app-server.turn.completed" => {
-            Some((text(&detail["turn"]["status"])?, text(&detail["turn"]["error"]["message"])))
+            (text(&detail["turn"]["status"])?, text(&detail["turn"]["error"]["message"]))
         }
-        "turn.interrupted" => Some(("interrupted".to_owned(), text(&detail["reason"]))),
-        "turn.settled" => Some((text(&detail["status"])?, None)),
-        _ => None,
-    }
+        "turn.interrupted" => ("interrupted".to_owned(), text(&detail["reason"])),
+        "turn.settled" => (text(&detail["status"])?, None),
+        _ => return None,
+    };
+    // What was settled may run on.
+    is_over(&status).then_some((status, why))
+}
+
+/// Whether a turn of this status has ended.
+pub(super) fn is_over(status: &str) -> bool {
+    !matches!(status, "accepted" | "inProgress")
 }
 
 /// A status, and what it is owed to.
@@ -127,6 +134,12 @@ mod tests {
         assert_eq!(told("app-server.turn.completed", json!({})), "m");
         assert_eq!(told("app-server.turn.message.delta", json!({"delta": "hi"})), "hi");
         assert_eq!(told("turn.accepted", json!({})), "m");
+    }
+
+    #[test]
+    fn a_turn_that_runs_on_has_not_ended() {
+        let settled = |status: &str| end(&json!({"type": "turn.settled", "detail": {"status": status}}));
+        assert_eq!((settled("inProgress"), settled("failed")), (None, Some(("failed".to_owned(), None))));
     }
 
     #[test]
