@@ -8,6 +8,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use crate::config::{self, EXIT_CODES, EXIT_FAILED, EXIT_USAGE, Flag, Usage, Values};
+use crate::trace;
 
 const SETTINGS: &str = "Settings (a flag wins over its variable; an empty variable is an unset one)";
 
@@ -127,7 +128,11 @@ impl Program {
                 [] => say(self.help()),
                 [name, ..] => say(self.help_of(self.command(name)?)),
             },
-            name => (self.command(name)?.run)(values),
+            name => {
+                let command = self.command(name)?;
+                trace::set(values)?;
+                (command.run)(values)
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use common::cli::{Command, Failure, Program, say};
 use common::client::Client;
 use common::config::{EXIT_FAILED, LocalUrl, Usage, Values, boolean};
+use common::trace::Level;
 use common::{signal, sys, trace};
 use serde_json::Value;
 
@@ -75,7 +76,7 @@ fn start(config: Config) -> Result<(), Failure> {
         .map_err(|message| Failure(EXIT_FAILED, message))?;
     let (calls, node) = (daemon.calls.clone(), daemon.node.clone());
     signal::on_stop(move |name| {
-        trace::info(None, format_args!("stopping reason={name}"));
+        trace::write(Level::Info, None, format_args!("stopping"), &[("reason", name.into())]);
         node.host.stop(); // what its commands came to is written down, if it comes in time
         let _ = calls.send(Input::Stop(name));
     })

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use common::config::{self, Flag, LocalUrl, Usage, Values};
-use common::log;
+use common::{log, trace};
 use serde_json::{Value, json};
 
 /// Every setting, in the order of the help.
@@ -73,7 +73,8 @@ pub(crate) const FLAGS: &[Flag] = &[
         "bound of the log: its oldest files go",
     )
     .default("268435456"),
-    Flag::variable("BAA_LOG", "LEVEL", "error, warn, info or debug").default("info"),
+    trace::LEVEL,
+    trace::FORMAT,
     Flag::switch("--json", "", "JSON instead of text").of(&["config", "status"]),
 ];
 
@@ -192,9 +193,6 @@ impl Config {
         let own = |name| values.need(name, config::path).map(|dir| config::own_directory(&dir, "conductor"));
         let roles = [Role::Primary, Role::Standby].map(|role| (role.name(), role));
         let auths = [Auth::HostOps, Auth::Writes, Auth::All].map(|auth| (auth.name(), auth));
-        // `common::trace` reads the level by itself; a wrong one is refused here like any other value.
-        values
-            .need("BAA_LOG", config::one_of(&["error", "warn", "info", "debug"].map(|level| (level, ()))))?;
         Ok(Config {
             node_id: values.need("--node-id", name)?,
             host: values.need("--host", name)?,

@@ -36,5 +36,6 @@ mod streams;
 mod through_codexd;
 mod through_conductor;
 mod torture;
+mod trace;
 mod transcripts;
 mod versions;

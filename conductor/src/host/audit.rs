@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use common::error::STORAGE_FAILED;
 use common::time::Timestamp;
-use common::{Error, document, trace};
+use common::trace::{self, Level};
+use common::{Error, document};
 use serde::Serialize;
 
 use crate::config::millis;
@@ -147,9 +148,11 @@ impl Call<'_> {
         let line = self.line(outcome, Some(millis(self.since.elapsed())));
         if let Err(error) = self.audit.append(&line, false) {
             let (operation, path) = (self.operation, self.audit.path.display());
-            trace::error(
+            trace::write(
+                Level::Error,
                 Some(self.caller.request_id),
-                format_args!("{operation} ended, outcome={outcome}, and {path} cannot be written: {error}"),
+                format_args!("{operation} ended, and {path} cannot be written: {error}"),
+                &[("outcome", outcome.into())],
             );
         }
     }
