@@ -115,7 +115,7 @@ pub const FLAGS: &[Flag] = &[
     .default("1073741824"),
     trace::LEVEL,
     trace::FORMAT,
-    Flag::switch("--json", "", "Print JSON.").of(&["config", "status"]),
+    Flag::switch("--json", "", "Print JSON.").of(&["config", "status", "doctor"]),
 ];
 
 /// What codexd runs with.

@@ -5,7 +5,8 @@
 //! step, with its parts in `sessions`, `turns`, `interrupts`, `approvals`, `history`, `requests`, `supervise` and `deltas`;
 //! `shell` performs it; `app_server` speaks with the child; `routes`, `api`, `events` and `views` speak with callers;
 //! `transcript` keeps what
-//! the log forgets; `disk` measures, `metrics` counts; `daemon` puts it all together.
+//! the log forgets; `disk` measures, `metrics` counts; `daemon` puts it all together; `cli`, `smoke` and `doctor` are the
+//! commands.
 
 mod api;
 mod app_server;
@@ -18,6 +19,7 @@ mod cut;
 mod daemon;
 mod deltas;
 mod disk;
+mod doctor;
 mod documents;
 mod event;
 mod events;

@@ -13,6 +13,7 @@ use serde_json::Value;
 use crate::config::{Config, FLAGS};
 use crate::core::Input;
 use crate::daemon::Daemon;
+use crate::doctor;
 use crate::upstream::Deadlines;
 
 /// Everything that conductor can be told.
@@ -37,6 +38,15 @@ const PROGRAM: Program = Program {
             help: "Asks the running conductor how it is.",
             examples: &["conductor status --local-api http://127.0.0.1:4317"],
             run: status,
+        },
+        Command {
+            name: "doctor",
+            arguments: &[],
+            help: "Looks at all that conductor stands on, a line a check, daemon running or not; changes nothing.",
+            examples: &[
+                "conductor doctor --local-api http://127.0.0.1:4317 --codexd-local-api http://127.0.0.1:4319",
+            ],
+            run: doctor::run,
         },
         Command {
             name: "config",

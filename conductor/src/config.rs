@@ -75,9 +75,11 @@ pub(crate) const FLAGS: &[Flag] = &[
     .default("268435456"),
     trace::LEVEL,
     trace::FORMAT,
-    Flag::switch("--json", "", "JSON instead of text").of(&["config", "status"]),
+    Flag::switch("--json", "", "JSON instead of text").of(&["config", "status", "doctor"]),
 ];
 
+/// A shorter token can be guessed by whoever may ask often enough: 16 hex digits are 64 bits.
+pub(crate) const SHORT_TOKEN: usize = 16;
 /// What the templates hold before somebody puts a token there.
 const PLACEHOLDER_TOKEN: &str = "replace-me";
 /// A rank needs an order, not a range; small enough to read.
@@ -132,6 +134,10 @@ pub struct Token(String);
 impl Token {
     pub(crate) fn is_placeholder(&self) -> bool {
         self.0 == PLACEHOLDER_TOKEN
+    }
+
+    pub(crate) fn is_short(&self) -> bool {
+        self.0.len() < SHORT_TOKEN
     }
 
     /// The header that shows it to another daemon.

@@ -20,6 +20,8 @@ use crate::config::millis;
 const FILE: &str = "audit.jsonl";
 /// Some 60 000 calls, and as many in the older file.
 const MAX_AUDIT_BYTES: u64 = 16 * 1024 * 1024;
+/// Both files.
+pub(crate) const MAX_AUDITS_BYTES: u64 = 2 * MAX_AUDIT_BYTES;
 /// The file is held for one write; who holds it longer is stopped, and nobody waits for that.
 const LOCK_WITHIN: Duration = Duration::from_secs(2);
 /// The largest command and the largest path fit; of what is refused anyway this much is kept.
