@@ -234,9 +234,14 @@ fn another_codexd_is_told_from_this_one() {
     let bench = Bench::new(VERSIONS[2]);
     let daemon = bench.start();
     let elsewhere = Bench::new(VERSIONS[2]);
-    let report = Report::of(bench.codexd_of(elsewhere.dir.path(), "doctor"));
-    report.is("port", "fail", "a codexd of other directories listens");
-    report.is("locks", "ok", "free");
+    for used in [false, true] {
+        let report = Report::of(bench.codexd_of(elsewhere.dir.path(), "doctor"));
+        report.is("port", "fail", "a codexd of other directories listens");
+        report.is("locks", "ok", "free");
+        if !used {
+            elsewhere.start().terminate(SOON); // from now on these have a name of their own
+        }
+    }
     let report = Report::of(elsewhere.codexd_of(bench.dir.path(), "doctor"));
     report.is("locks", "fail", "another codexd works on it");
     report.is("codexd", "warn", "none runs");
