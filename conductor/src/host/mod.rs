@@ -24,7 +24,7 @@ use common::wire::{Field, Object};
 use common::{Error, wire};
 use serde_json::{Value, json};
 
-pub(crate) use audit::Caller;
+pub(crate) use audit::{Caller, MAX_AUDITS_BYTES};
 pub(crate) use exec::Exec;
 pub(crate) use files::{ReadFile, WriteFile};
 
