@@ -11,6 +11,7 @@ mod dependencies;
 mod describe;
 mod descriptors;
 mod disk;
+mod documents;
 mod driver;
 mod event_stream;
 mod exec_keys;
