@@ -5,6 +5,7 @@ use std::fmt::Write;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use std::{env, fs};
 
@@ -116,8 +117,7 @@ impl Bench {
         let shim = dir.folder("bin").join("codex");
         fs::write(&shim, format!("#!/bin/sh\nexec '{}' \"$@\"\n", program.display())).unwrap();
         fs::set_permissions(&shim, fs::Permissions::from_mode(0o755)).unwrap();
-        let listeners = [4317, 4318, 4319].map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
-        let ports = listeners.each_ref().map(|listener| listener.local_addr().unwrap().port());
+        let ports = [(); 3].map(|()| free_port());
         Bench { dir, ports: [(":4317", ports[0]), (":4318", ports[1]), (":4319", ports[2])] }
     }
 
@@ -155,6 +155,17 @@ impl Bench {
             .env("BAA_QUICKSTART_STATUS_API_PORT", status_api)
             .env("BAA_QUICKSTART_CODEXD_PORT", codexd)
     }
+}
+
+/// A port that is free, and that the system gives to nobody who asks for any, as it is bound much later.
+fn free_port() -> u16 {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let mut ports = std::iter::repeat_with(|| {
+        let number = std::process::id().wrapping_mul(31).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        20_000 + u16::try_from(number % 12_000).unwrap() // below 32 768, where Linux begins to choose
+    });
+    ports.by_ref().take(12_000).find(free).unwrap()
 }
 
 /// The blocks as one script, as somebody would paste them one after the other; what runs on has a terminal of its own.
