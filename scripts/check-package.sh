@@ -46,7 +46,7 @@ cd "$temp/home"/baa-conductor-*
 sums=$(command -v sha256sum) || sums='shasum -a 256'
 $sums -c SHA256SUMS >/dev/null || die "a file is not what SHA256SUMS says"
 for program in bin/* libexec/*; do
-	! grep -a -q -F -e "$root" -e "$HOME/" "$program" || die "$program tells where it was built"
+	! grep -a -q -F -e "$root/" -e "${CARGO_HOME:-$HOME/.cargo}/" "$program" || die "$program tells where it was built"
 done
 
 newcomer() {
