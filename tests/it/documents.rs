@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -228,6 +228,9 @@ fn run(name: &str) {
     assert!(status.success(), "{name}\n{stdout}\n{stderr}");
     let run = stdout.lines().filter(|line| line.starts_with("== ") && line.contains(".md:")).count();
     assert_eq!(run, blocks.len(), "{name}: all of them\n{stdout}");
+    for (usual, port) in bench.ports {
+        assert!(TcpStream::connect(("127.0.0.1", port)).is_err(), "{name}: what listens at {usual} lives on");
+    }
 }
 
 #[test]
