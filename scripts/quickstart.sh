@@ -6,8 +6,9 @@ usage() {
 	cat <<'END'
 quickstart.sh [--once] [--codexd-port N] [--conductor-port N] [--status-api-port N]
 
-Builds codexd, conductor and status-api (in an unpacked package they are there), starts them, creates a session, sends a turn, prints the answer as it streams, and says how
-to go on. Ctrl-C stops everything it started. What they keep lies in run/quickstart of this repository.
+Builds codexd, conductor and status-api (in an unpacked package they are there), starts them, creates a session, sends a
+turn, prints the answer as it streams, and says how to go on. Ctrl-C stops everything it started. What they keep lies in
+run/quickstart beside scripts/.
 
   --once               stop after the answer; exit 0 only if it came
   --codexd-port N      where codexd listens, 0 for any   (BAA_QUICKSTART_CODEXD_PORT, default 4319)
