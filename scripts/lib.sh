@@ -4,9 +4,10 @@
 out=  # where the node's programs write what they say
 pids= # what runs, newest first
 
-# A script's own node is not told by the settings of the shell that runs it.
+# A script's own node is not told by the settings of the shell that runs it. (BAA_TEST_RUN is none: by it tests find what they
+# started.)
 for name in $(env | sed -n 's/^\(BAA_[A-Z_]*\)=.*/\1/p'); do
-	case $name in BAA_CACHE_DIR | BAA_BIN_DIR | BAA_QUICKSTART_*) ;; *) unset "$name" ;; esac
+	case $name in BAA_CACHE_DIR | BAA_BIN_DIR | BAA_TEST_RUN | BAA_QUICKSTART_*) ;; *) unset "$name" ;; esac
 done
 
 # Nor is anything on this machine reached through a proxy.
@@ -26,14 +27,38 @@ need() {
 	done
 }
 
-# Builds the release programs and sets $bin, their folder; $BAA_BIN_DIR is one that is built already.
+# Sets $bin and $libexec, the folders of the daemons and of their stand-ins (model-stub, fake-app-server): those of
+# $BAA_BIN_DIR, else of the package that this script lies in, else a release build is made.
 build() {
-	if [ -n "${BAA_BIN_DIR:-}" ]; then
-		bin=$(CDPATH='' cd -- "$BAA_BIN_DIR" && pwd) || die "there is no folder $BAA_BIN_DIR"
-		return
+	bin=${BAA_BIN_DIR:-}
+	[ -n "$bin" ] || [ ! -x "$root/bin/codexd" ] || bin=$root/bin
+	if [ -z "$bin" ]; then
+		need cargo
+		(cd "$root" && cargo fetch --locked --quiet) || die "the dependencies cannot be fetched"
+		target=$(cd "$root" && cargo metadata --format-version 1 --no-deps --locked | field target_directory)
+		(cd "$root" && anonymous && cargo build --release --workspace --locked) || die "the build failed"
+		bin=$target/release
 	fi
-	(cd "$root" && cargo build --release --workspace --locked) || die "the build failed"
-	bin=$(cd "$root" && cargo metadata --format-version 1 --no-deps --locked | field target_directory)/release
+	bin=$(CDPATH='' cd -- "$bin" && pwd) || die "there is no folder $bin"
+	libexec=$bin
+	[ -x "$libexec/model-stub" ] || libexec=$(dirname "$bin")/libexec
+}
+
+# Has the compiler leave out where this machine keeps sources and builds, so that the same source makes the same bytes in
+# any folder. The rule that stands last wins, so the general ones come first.
+anonymous() {
+	cargo_home=${CARGO_HOME:-$HOME/.cargo}
+	sysroot=$(rustc --print sysroot)
+	flags=$(
+		# shellcheck disable=SC2086 # words
+		[ -z "${RUSTFLAGS:-}" ] || printf '%s\037' $RUSTFLAGS
+		printf -- '--remap-path-prefix=%s\037' "$cargo_home=/cargo" "$sysroot=/rust" "$root=/src" "$target=/target"
+		for sources in "$cargo_home"/registry/src/*; do
+			printf -- '--remap-path-prefix=%s\037' "$sources=/crates"
+		done
+	)
+	CARGO_ENCODED_RUSTFLAGS=${flags%?} # without the last separator
+	export CARGO_ENCODED_RUSTFLAGS
 }
 
 # field PATH: that field of the JSON on stdin, `data.session.sessionId`; a text without its quotes.

@@ -6,8 +6,9 @@ usage() {
 	cat <<'END'
 quickstart.sh [--once] [--codexd-port N] [--conductor-port N] [--status-api-port N]
 
-Builds codexd, conductor and status-api, starts them, creates a session, sends a turn, prints the answer as it streams, and says how
-to go on. Ctrl-C stops everything it started. What they keep lies in run/quickstart of this repository.
+Builds codexd, conductor and status-api (in an unpacked package they are there), starts them, creates a session, sends a
+turn, prints the answer as it streams, and says how to go on. Ctrl-C stops everything it started. What they keep lies in
+run/quickstart beside scripts/.
 
   --once               stop after the answer; exit 0 only if it came
   --codexd-port N      where codexd listens, 0 for any   (BAA_QUICKSTART_CODEXD_PORT, default 4319)
@@ -106,7 +107,7 @@ if end.get("status") != "completed" or not text:
     sys.exit("the turn ended as {}: {}".format(end.get("status"), why))'
 }
 
-need cargo curl python3
+need curl python3
 free codexd "$codexd_port"
 free conductor "$conductor_port"
 free status-api "$status_api_port"
@@ -115,7 +116,6 @@ home=$root/run/quickstart
 out=$home/out
 mkdir -p "$out" "$home/work"
 
-[ -n "${BAA_BIN_DIR:-}" ] || say "cargo build --release"
 build
 if ! codex=$(command -v codex); then
 	say "no codex on PATH: the pinned one of ${BAA_CACHE_DIR:-$root/.cache} is used, and npm installs it if it is not there"
@@ -128,7 +128,7 @@ if logged_in; then
 else
 	say "Codex is not logged in, so a stand-in plays the model; everything else is real"
 	export CODEX_HOME="$home/codex-home"
-	start model-stub "$bin/model-stub" --home "$CODEX_HOME"
+	start model-stub "$libexec/model-stub" --home "$CODEX_HOME"
 	start_codexd
 fi
 # A token of the node's own, for commands and files of this machine; kept, so that a second start has the same.

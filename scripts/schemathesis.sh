@@ -32,7 +32,7 @@ if [ ! -x "$schemathesis" ]; then
 	printf 'skipped: there is no %s\n' "$schemathesis"
 	exit 0
 fi
-need cargo curl python3
+need curl python3
 build
 umask 077
 temp=$(CDPATH='' cd -- "$(mktemp -d)" && pwd -P)
@@ -43,7 +43,7 @@ mkdir "$out" "$CODEX_HOME" "$temp/work"
 cd "$temp/work"
 
 start codexd "$bin/codexd" start --repo-root "$temp" --local-api-base http://127.0.0.1:0 \
-	--server-command "$bin/fake-app-server" --server-arg app-server
+	--server-command "$libexec/fake-app-server" --server-arg app-server
 codexd=$url
 await_child "$codexd"
 BAA_SHARED_TOKEN=$(od -An -N 16 -t x1 /dev/urandom | tr -d ' \n')

@@ -33,7 +33,7 @@ case ${1:-} in
 	;;
 esac
 
-need cargo curl python3
+need curl python3
 build
 [ "$peer" = fake ] || codex=$("$root/scripts/install-codex.sh")
 umask 077
@@ -44,10 +44,10 @@ export CODEX_HOME="$temp/codex-home"
 mkdir "$out" "$CODEX_HOME" "$temp/work"
 
 if [ "$peer" = real ]; then
-	start model-stub "$bin/model-stub" --home "$CODEX_HOME"
+	start model-stub "$libexec/model-stub" --home "$CODEX_HOME"
 	set -- --server-command "$codex" --server-arg app-server --server-arg --strict-config
 else
-	set -- --server-command "$bin/fake-app-server" --server-arg app-server --server-arg --banner
+	set -- --server-command "$libexec/fake-app-server" --server-arg app-server --server-arg --banner
 fi
 start codexd "$bin/codexd" start --repo-root "$temp" --local-api-base http://127.0.0.1:0 "$@"
 codexd=$url

@@ -13,6 +13,7 @@ mod describe;
 mod descriptors;
 mod disk;
 mod doctor;
+mod documents;
 mod driver;
 mod event_stream;
 mod exec_keys;

@@ -99,6 +99,8 @@ fn a_websocket_through_conductor_is_one_of_codexd() {
 
 #[test]
 fn sixty_four_through_conductor_get_all_and_one_that_stands_still_costs_nothing() {
+    #[cfg_attr(not(target_os = "linux"), allow(unused_variables))]
+    // it lives on; measured it is where /proc tells
     let (node, conductor, events) = bench();
     let session = node.session(json!({}));
     node.ready();
