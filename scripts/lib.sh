@@ -32,6 +32,7 @@ build() {
 		bin=$(CDPATH='' cd -- "$BAA_BIN_DIR" && pwd) || die "there is no folder $BAA_BIN_DIR"
 		return
 	fi
+	need cargo
 	(cd "$root" && cargo build --release --workspace --locked) || die "the build failed"
 	bin=$(cd "$root" && cargo metadata --format-version 1 --no-deps --locked | field target_directory)/release
 }

@@ -33,7 +33,7 @@ case ${1:-} in
 	;;
 esac
 
-need cargo curl python3
+need curl python3
 build
 [ "$peer" = fake ] || codex=$("$root/scripts/install-codex.sh")
 umask 077
