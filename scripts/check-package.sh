@@ -7,7 +7,8 @@ usage() {
 check-package.sh ARCHIVE
 
 Unpacks it in an empty home, and holds it to what it promises: the sums of its files, programs that know nothing of where
-they were built, one turn by quickstart.sh, one by `codexd smoke`, and the whole of codexd-e2e-smoke.sh. Wants the
+they were built, one turn by quickstart.sh, one by `codexd smoke`, the whole of codexd-e2e-smoke.sh, and plists that
+check-launchd.sh finds well. Wants the
 `codex` of install-codex.sh on PATH or in $BAA_CACHE_DIR. Exit 1 if any of it fails; nothing is left behind.
 END
 }
@@ -32,14 +33,14 @@ codex=$(command -v codex) || codex=$("$root/scripts/install-codex.sh")
 
 temp=$(CDPATH='' cd -- "$(mktemp -d)" && pwd -P)
 tidy() { rm -rf "$temp"; }
-mkdir "$temp/bin" "$temp/home"
+mkdir -p "$temp/bin" "$temp/home/.local/bin"
 # What is on PATH: the system's own, and of the rest these few. Who needs a compiler gets none.
 for tool in curl node python3; do
 	printf '#!/bin/sh\nexec "%s" "$@"\n' "$(command -v "$tool")" >"$temp/bin/$tool"
 done
-printf '#!/bin/sh\nexec "%s" "$@"\n' "$codex" >"$temp/bin/codex"
+printf '#!/bin/sh\nexec "%s" "$@"\n' "$codex" >"$temp/home/.local/bin/codex"
 printf '#!/bin/sh\necho "cargo was called: $*" >&2\nexit 1\n' >"$temp/bin/cargo"
-chmod +x "$temp/bin"/*
+chmod +x "$temp/bin"/* "$temp/home/.local/bin/codex"
 
 tar -xzf "$1" -C "$temp/home"
 cd "$temp/home"/baa-conductor-*
@@ -51,8 +52,12 @@ done
 
 newcomer() {
 	printf '== %s\n' "$*"
-	env -i HOME="$temp/home" PATH="$temp/bin:/usr/bin:/bin" "$@" || die "$* failed"
+	env -i HOME="$temp/home" PATH="$temp/home/.local/bin:$temp/bin:/usr/bin:/bin" "$@" || die "$* failed"
 }
 newcomer scripts/quickstart.sh --once --codexd-port 0 --conductor-port 0 --status-api-port 0
 newcomer bin/codexd smoke --server-command codex
 newcomer scripts/runtime/codexd-e2e-smoke.sh
+(umask 077 && od -An -N 16 -t x1 /dev/urandom | tr -d ' \n' >"$temp/home/token")
+for script in install check; do
+	newcomer "scripts/runtime/$script-launchd.sh" --repo-dir "$PWD" --home-dir "$temp/home" --shared-token-file "$temp/home/token"
+done

@@ -58,12 +58,16 @@ stage() {
 }
 
 tools() {
-	# strace watches that an idle daemon does nothing, promtool (of prometheus) reads its metrics, chromium is a browser. Where
-	# one cannot be had, its tests say so; with CI=true that is red.
+	# strace watches that an idle daemon does nothing, promtool (of prometheus) reads its metrics, chromium is a browser, dash and
+	# busybox are the smallest shells that the operator's scripts run in, systemd-analyze (of systemd) reads their units. Where one
+	# cannot be had, its tests say so; with CI=true that is red.
 	wanted=
 	command -v strace >/dev/null || wanted="$wanted strace"
 	command -v promtool >/dev/null || wanted="$wanted prometheus"
 	command -v chromium >/dev/null || wanted="$wanted chromium"
+	command -v dash >/dev/null || wanted="$wanted dash"
+	command -v busybox >/dev/null || wanted="$wanted busybox"
+	command -v systemd-analyze >/dev/null || wanted="$wanted systemd"
 	if [ -n "$wanted" ] && command -v apt-get >/dev/null && [ "$(id -u)" -eq 0 ]; then
 		# shellcheck disable=SC2086 # words
 		apt-get update -q && apt-get install -qy --no-install-recommends $wanted

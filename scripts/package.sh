@@ -7,7 +7,7 @@ usage() {
 package.sh [--out DIR]
 
 Makes baa-conductor-VERSION-TARGET.tar.gz in DIR (target/package) and prints its path. One folder is in it: bin/,
-libexec/, scripts/, launchd/, docs/, the pages for people, and SHA256SUMS of all that. The same source, compiler and
+libexec/, scripts/, launchd/, systemd/, docs/, the pages for people, and SHA256SUMS of all that. The same source, compiler and
 machine make the same bytes in any folder: names are sorted, every file has one time (SOURCE_DATE_EPOCH, else that of
 the last commit), and the programs do not know where they were built. With BAA_BIN_DIR the programs in that folder are
 packed, and nothing is built.
@@ -61,7 +61,7 @@ files = {f"bin/{name}": f"{bin}/{name}" for name in ("codexd", "conductor", "sta
 files |= {f"libexec/{name}": f"{libexec}/{name}" for name in ("model-stub", "fake-app-server")}
 pages = "README.md README.zh-CN.md CHANGELOG.md SECURITY.md ARCHITECTURE.md DEPENDENCIES.md LICENSE".split()
 scripts = "scripts/lib.sh scripts/quickstart.sh scripts/install-codex.sh scripts/check-package.sh".split()
-for folder in "docs", "launchd", "scripts/runtime":
+for folder in "docs", "launchd", "systemd", "scripts/runtime":
     for place, _, names in os.walk(f"{root}/{folder}"):
         pages += [os.path.relpath(f"{place}/{name}", root) for name in names if not name.endswith((".pyc", "~"))]
 files |= {path: f"{root}/{path}" for path in pages + scripts if os.path.isfile(f"{root}/{path}")}

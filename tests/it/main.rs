@@ -23,6 +23,7 @@ mod harness;
 mod host;
 mod hostile;
 mod idle;
+mod launchd;
 mod lease;
 mod metrics;
 mod model;

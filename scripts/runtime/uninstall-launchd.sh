@@ -1,0 +1,25 @@
+#!/bin/sh
+# Ends the services and removes their installed copies. State, logs and runs stay.
+set -eu
+
+usage() {
+	cat <<'END'
+uninstall-launchd.sh [--service NAME]... [OPTION...]
+
+Ends each service and removes its installed copy, so that it does not come back. State, logs and runs stay where they are.
+
+END
+}
+
+root=$(CDPATH='' cd -- "$(dirname -- "$0")/../.." && pwd)
+# shellcheck source=scripts/runtime/lib.sh
+. "$root/scripts/runtime/lib.sh"
+options "$@"
+need_installed
+
+for service in $services; do
+	unload "$service"
+	rm -f "$(installed "$service")"
+	[ "$supervisor" = launchd ] || systemctl --user daemon-reload
+	printf '%s: removed %s\n' "$service" "$(installed "$service")"
+done
