@@ -2,15 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Write;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use std::{env, fs};
 
 use common::error::CODES;
 use e2e::codex::Codex;
+use e2e::ports::free_port;
 use e2e::process::{Launch, binary, released};
 use e2e::temp::TempDir;
 
@@ -155,17 +155,6 @@ impl Bench {
             .env("BAA_QUICKSTART_STATUS_API_PORT", status_api)
             .env("BAA_QUICKSTART_CODEXD_PORT", codexd)
     }
-}
-
-/// A port that is free, and that the system gives to nobody who asks for any, as it is bound much later.
-fn free_port() -> u16 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    let mut ports = std::iter::repeat_with(|| {
-        let number = std::process::id().wrapping_mul(31).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
-        20_000 + u16::try_from(number % 12_000).unwrap() // below 32 768, where Linux begins to choose
-    });
-    ports.by_ref().take(12_000).find(free).unwrap()
 }
 
 /// The blocks as one script, as somebody would paste them one after the other; what runs on has a terminal of its own.

@@ -17,6 +17,8 @@ pub mod temp;
 
 pub mod process;
 
+pub mod ports;
+
 pub mod tmpfs;
 
 pub mod codex;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -10,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use e2e::figures;
+use e2e::ports::free_port;
 use e2e::process::{Daemon, Launch, binary};
 use e2e::temp::TempDir;
 use serde_json::Value;
@@ -108,9 +108,7 @@ impl Site {
         executable(&launchctl.join("systemctl"), SYSTEMCTL);
         fs::write(dir.path().join("token"), format!("{TOKEN}\n")).unwrap();
         mode(&dir.path().join("token"), 0o600);
-        // All are bound at once, so that they differ.
-        let bound = SERVICES.map(|name| (name, TcpListener::bind("127.0.0.1:0").unwrap()));
-        let ports = bound.map(|(name, socket)| (name, socket.local_addr().unwrap().port())).into();
+        let ports = SERVICES.map(|name| (name, free_port())).into();
         Site { shell, ports, install: dir.path().join("in stalled"), repo, home, launchctl, dir }
     }
 
