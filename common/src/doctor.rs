@@ -3,7 +3,6 @@
 //! Owns the form of a check, its deadline, and the checks that daemons share. It looks and asks, and changes nothing: no
 //! file is written, no lock is kept, no token leaves the program. Knows of no daemon what it is for.
 
-use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -16,11 +15,12 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::cli::{Failure, say};
+use crate::cli::{Failure, say, show};
 use crate::client::{self, MAX_ANSWER_BYTES};
 use crate::config::{EXIT_FAILED, LocalUrl};
 use crate::http::{MAX_CONNECTIONS, RESERVED_CONNECTIONS, RESERVED_DESCRIPTORS};
-use crate::{document, sys, trace};
+use crate::terminal::{Screen, Style, Text};
+use crate::{document, sys};
 
 /// One step, whatever it hangs at: above all that a step waits for by itself.
 const STEP_WITHIN: Duration = Duration::from_secs(20);
@@ -120,7 +120,7 @@ impl Doctor {
         let verdict = self.verdict();
         match as_json {
             true => say(format_args!("{:#}\n", json!({ "ok": verdict.is_ok(), "checks": self.checks })))?,
-            false => say(text(&self.checks))?,
+            false => drop(show(&text(Screen::of(&io::stdout()), &self.checks))?),
         }
         verdict
     }
@@ -142,18 +142,21 @@ fn within<T: Send + 'static>(patience: Duration, look: impl FnOnce() -> T + Send
 }
 
 /// A line a check, and below each that is not well what to do.
-fn text(checks: &[Check]) -> String {
+fn text(screen: Screen, checks: &[Check]) -> Text {
     let width = checks.iter().map(|check| check.name.len()).max().unwrap_or(0);
-    let mut out = String::new();
+    let mut out = screen.text();
     for Check { name, status, message, hint } in checks {
-        let status = match status {
-            Status::Ok => "ok",
-            Status::Warn => "warn",
-            Status::Fail => "fail",
+        let (style, status) = match status {
+            Status::Ok => (Style::Good, "ok"),
+            Status::Warn => (Style::Warn, "warn"),
+            Status::Fail => (Style::Bad, "fail"),
         };
-        let _ = writeln!(out, "{status:4}  {name:width$}  {}", trace::visible(message));
+        out.put(style, &format!("{status:4}"));
+        out.put(Style::Plain, &format!("  {name:width$}  {message}"));
+        out.end();
         if let Some(hint) = hint {
-            let _ = writeln!(out, "      {:width$}  {}", "", trace::visible(hint));
+            out.put(Style::Plain, &format!("      {:width$}  {hint}", ""));
+            out.end();
         }
     }
     out

@@ -146,9 +146,10 @@ pub fn line(text: &str) -> Cow<'_, str> {
     escaped(text, is_obeyed)
 }
 
-/// Control characters, C1 among them, and what turns the direction of text: a command must read as it will run.
-fn is_obeyed(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+/// Control characters (line ends, C1 among them), what ends a line for some readers, and what turns the direction of
+/// text: a command must read as it will run. All have at most four hex digits.
+pub(crate) fn is_obeyed(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 fn escaped(text: &str, which: impl Fn(char) -> bool) -> Cow<'_, str> {

@@ -4,6 +4,7 @@
 //! an end; and no place in the code writes without end what callers make it write. Knows nothing of files or rotation:
 //! launchd or the shell says where stderr goes.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt::{self, Write as _};
 use std::io::Write as _;
@@ -16,6 +17,7 @@ use serde::ser::{SerializeMap, Serializer};
 use serde_json::Value;
 
 use crate::config::{Flag, Usage, Values, one_of};
+use crate::terminal::{self, is_obeyed};
 use crate::time::Timestamp;
 
 /// How much is told; a row of each program's table.
@@ -194,7 +196,7 @@ impl Line<'_> {
         if let Some(id) = self.request_id {
             let _ = write!(line, "[{id}] ");
         }
-        line.push_str(&visible(&self.words));
+        line.push_str(&terminal::line(&self.words));
         for (name, value) in self.fields.iter().take(MAX_FIELDS) {
             let _ = write!(line, " {name}=");
             match value {
@@ -209,12 +211,8 @@ impl Line<'_> {
     fn json(&self) -> String {
         let mut line = serde_json::to_string(self).unwrap_or_default();
         // JSON itself escapes what lies below a space alone. Nothing but texts holds any of these.
-        if !line.chars().all(is_visible) {
-            let escaped = |c: char| match is_visible(c) {
-                true => c.to_string(),
-                false => format!("\\u{:04x}", u32::from(c)),
-            };
-            line = line.chars().map(escaped).collect();
+        if let Cow::Owned(escaped) = terminal::line(&line) {
+            line = escaped;
         }
         line.push('\n');
         line
@@ -240,31 +238,12 @@ impl Serialize for Line<'_> {
     }
 }
 
-/// Whether a character only ever shows itself: no control character (a line end, what steers a terminal), and none that
-/// turns the direction of text or ends a line for some readers. All others have at most four hex digits.
-fn is_visible(c: char) -> bool {
-    !c.is_control()
-        && !matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-/// A text from outside on one line of a terminal, as it is where it can be: `\n`, `\u{1b}`.
-pub fn visible(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match is_visible(c) {
-            true => out.push(c),
-            false => out.extend(c.escape_default()),
-        }
-    }
-    out
-}
-
 /// A value that cannot be taken for more than one, or for another field.
 fn quoted(text: &str) -> String {
-    let plain = |c: char| is_visible(c) && !c.is_whitespace() && !matches!(c, '"' | '=' | '\\');
+    let plain = |c: char| !is_obeyed(c) && !c.is_whitespace() && !matches!(c, '"' | '=' | '\\');
     match !text.is_empty() && text.chars().all(plain) {
         true => text.to_owned(),
-        false => format!("\"{}\"", visible(&text.replace('\\', "\\\\").replace('"', "\\\""))),
+        false => format!("\"{}\"", terminal::line(&text.replace('\\', "\\\\").replace('"', "\\\""))),
     }
 }
 
@@ -274,8 +253,8 @@ fn cut(text: &str) -> String {
     let fits = |c: char| {
         let shown = match c {
             '"' | '\\' => 2,
-            _ if is_visible(c) => c.len_utf8(),
-            _ => r"\u{202e}".len(),
+            _ if is_obeyed(c) => r"\u202e".len(),
+            _ => c.len_utf8(),
         };
         let room = left.checked_sub(shown);
         left = room.unwrap_or(left);
@@ -330,7 +309,7 @@ mod tests {
         let line = line(None, HOSTILE, &fields);
         for text in [line.text(), line.json()] {
             let inner = text.strip_suffix('\n').unwrap();
-            assert!(inner.chars().all(is_visible), "{inner:?}");
+            assert!(!inner.chars().any(is_obeyed), "{inner:?}");
             assert!(inner.contains("ü 漢 🦀"), "{inner}");
         }
         let read: Value = serde_json::from_str(&line.json()).unwrap();

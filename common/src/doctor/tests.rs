@@ -5,8 +5,10 @@ use std::os::unix::fs::PermissionsExt;
 #[test]
 fn a_report_is_a_line_a_check_with_what_to_do() {
     let checks = [Check::ok("port", "free"), Check::fail("disk", "full\u{1b}[2J\nok", "Make room.")];
-    let said = "ok    port  free\nfail  disk  full\\u{1b}[2J\\nok\n            Make room.\n";
-    assert_eq!(text(&checks), said);
+    let said = "ok    port  free\nfail  disk  full\\u001b[2J\\nok\n            Make room.\n";
+    // A file is no terminal: plain words.
+    let screen = Screen::of(&File::open("/dev/null").unwrap());
+    assert_eq!(text(screen, &checks).as_str(), said);
     assert_eq!(json!(checks[1])["status"], "fail");
     assert_eq!(json!(checks[0]), json!({"name": "port", "status": "ok", "message": "free", "hint": null}));
     for (status, exit) in [(Status::Warn, None), (Status::Fail, Some(1))] {
