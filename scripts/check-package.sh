@@ -23,7 +23,7 @@ case ${1:-} in
 	exit 0
 	;;
 '' | -*)
-	usage >&2
+	echo "check-package.sh: it wants one ARCHIVE, not \`${1:-}\`; --help says more" >&2
 	exit 2
 	;;
 esac

@@ -9,6 +9,10 @@ set -eu
 
 version=${1:-0.169.0}
 case $version in
+-h | --help)
+	sed -n '2,/^set/s/^# \{0,1\}//p' "$0"
+	exit 0
+	;;
 *[!0-9A-Za-z.-]* | [!0-9]* | '')
 	echo "usage: install-codex.sh [VERSION]" >&2
 	exit 2

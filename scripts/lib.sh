@@ -61,6 +61,11 @@ anonymous() {
 	export CARGO_ENCODED_RUSTFLAGS
 }
 
+# The version that install-codex.sh installs unless it is told another.
+pinned_codex() {
+	sed -n 's/^version=${1:-\(.*\)}$/\1/p' "$root/scripts/install-codex.sh"
+}
+
 # field PATH: that field of the JSON on stdin, `data.session.sessionId`; a text without its quotes.
 field() {
 	python3 -c '

@@ -34,7 +34,9 @@ while [ $# -gt 0 ]; do
 	case $1 in
 	--once) once=yes ;;
 	--codexd-port | --conductor-port | --status-api-port)
-		[ $# -gt 1 ] || die "$1 needs a port"
+		case ${2:-} in
+		'' | *[!0-9]* | ??????*) echo "quickstart.sh: $1 needs a port, a number up to 65535" >&2 && exit 2 ;;
+		esac
 		case $1 in
 		--codexd-port) codexd_port=$2 ;;
 		--conductor-port) conductor_port=$2 ;;
@@ -47,7 +49,7 @@ while [ $# -gt 0 ]; do
 		exit 0
 		;;
 	*)
-		usage >&2
+		echo "quickstart.sh: unexpected argument $1; --help says what can be said" >&2
 		exit 2
 		;;
 	esac

@@ -173,9 +173,9 @@ fn summary(snapshot: &Value) -> String {
     if daemon["startedAt"].is_null() {
         return "codexd: never started here\n".to_owned();
     }
-    let started = if daemon["started"] == true { "running" } else { "not running" };
+    let started = if daemon["started"] == true { "running, pid" } else { "not running; it last was pid" };
     let mut text = format!(
-        "codexd: {started}, pid {}, since {}\nchild: {}, pid {}, version {}, restarts {}\n",
+        "codexd: {started} {}, started {}\nchild: {}, pid {}, version {}, restarts {}\n",
         word(&daemon["pid"]),
         word(&daemon["startedAt"]),
         word(&child["status"]),

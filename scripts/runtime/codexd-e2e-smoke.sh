@@ -10,7 +10,8 @@ Builds the programs, starts a codexd and a conductor on free ports in a temporar
 Exit 1 if any check fails; nothing is left behind. With BAA_BIN_DIR the programs in that folder are run, and nothing is
 built.
 
-  --real   the pinned Codex CLI with a stand-in for its model, instead of the fake app-server
+  --real   the Codex CLI with a stand-in for its model, instead of the fake app-server: the pinned one of .cache, else the
+           `codex` on PATH, else npm installs the pinned one into .cache (400 MB)
   --help   this text
 END
 }
@@ -28,14 +29,17 @@ case ${1:-} in
 	exit 0
 	;;
 *)
-	usage >&2
+	echo "codexd-e2e-smoke.sh: unexpected argument $1; --help says what can be said" >&2
 	exit 2
 	;;
 esac
 
 need curl python3
 build
-[ "$peer" = fake ] || codex=$("$root/scripts/install-codex.sh")
+if [ "$peer" = real ]; then
+	codex=${BAA_CACHE_DIR:-$root/.cache}/codex/$(pinned_codex)/node_modules/.bin/codex
+	[ -x "$codex" ] || codex=$(command -v codex) || codex=$("$root/scripts/install-codex.sh")
+fi
 umask 077
 temp=$(CDPATH='' cd -- "$(mktemp -d)" && pwd -P)
 tidy() { rm -rf "$temp"; }

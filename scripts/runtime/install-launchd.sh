@@ -50,3 +50,6 @@ for service in $services; do
 	mv -f "$part" "$(installed "$service")"
 	printf '%s: %s\n' "$service" "$(installed "$service")"
 done
+if [ "$supervisor" = launchd ] && ! command -v launchctl >/dev/null; then
+	echo 'there is no launchctl here: these plists are for another machine (--systemd renders user units of systemd)' >&2
+fi

@@ -17,6 +17,8 @@ repo_dir=$root
 bin_dir=
 home_dir=${HOME:-}
 install_dir=
+codex=codex
+path=
 control_api_base=
 local_api_base=
 codexd_local_api_base=
@@ -45,6 +47,8 @@ Options, the same for all of these scripts (each uses what it needs):
   --repo-dir DIR               where state, logs and runs lie; this checkout by default
   --bin-dir DIR                where the programs are; REPO/bin, or else REPO/target/release
   --home-dir DIR               the home that services have; $HOME by default
+  --codex COMMAND              the `codex` that codexd runs; the one on the services' PATH by default
+  --path DIRS                  what comes first on the services' PATH: a folder, or several with colons between them
   --install-dir DIR            where rendered copies lie; ~/Library/LaunchAgents, /Library/LaunchDaemons, ~/.config/systemd/user
   --local-api-base URL         conductor, http://127.0.0.1:4317 by default
   --codexd-local-api-base URL  codexd, http://127.0.0.1:4319
@@ -100,7 +104,7 @@ option() {
 	case $2 in *[[:cntrl:]]* | *\\*) wrong "$1: a value has no control characters and no backslash" ;; esac
 	case $1 in
 	--service | --node | --scope | --repo-dir | --bin-dir | --home-dir | --install-dir | --local-api-base | \
-		--codexd-local-api-base | --status-api-base | --control-api-base | --shared-token | --shared-token-file)
+		--codexd-local-api-base | --status-api-base | --control-api-base | --shared-token | --shared-token-file | --codex | --path)
 		[ -n "$2" ] || wrong "$1 needs a value"
 		;;
 	esac
@@ -118,6 +122,8 @@ option() {
 	--bin-dir) bin_dir=$(absolute "$2") ;;
 	--home-dir) home_dir=$(absolute "$2") ;;
 	--install-dir) install_dir=$(absolute "$2") ;;
+	--codex) codex=$2 ;;
+	--path) path=$2 ;;
 	--local-api-base) local_api_base=${2%/} && is_base "$@" ;;
 	--codexd-local-api-base)
 		codexd_local_api_base=${2%/}
@@ -228,10 +234,12 @@ take_defaults() {
 # render SERVICE: its template with the values in place of @NAMES@, each as its line wants it: as XML, or for systemd with %
 # doubled, and " escaped on lines with quotes. A line whose value is empty is left out.
 render() {
+	service_path=$home_dir/.local/bin:$home_dir/.npm-global/bin:/opt/homebrew/bin:/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin
 	BIN_DIR=$bin_dir REPO_DIR=$repo_dir HOME_DIR=$home_dir USER_NAME=$([ "$scope" = agent ] || owner "$home_dir") NODE_ID=mini-main NODE_HOST=$node \
 		CONDUCTOR_BASE=$local_api_base CODEXD_BASE=$codexd_local_api_base STATUS_API_BASE=$status_api_base \
 		CONDUCTOR_ALLOWED_HOSTS=$(allowed_hosts "$local_api_base") \
 		STATUS_API_ALLOWED_HOSTS=$(allowed_hosts "$local_api_base" "$status_api_base") \
+		CODEX=$codex SERVICE_PATH=${path:+$path:}$service_path \
 		CONTROL_API_BASE=$control_api_base SHARED_TOKEN=$shared_token SHARED_TOKEN_FILE=$shared_token_file \
 		awk -v form="$supervisor" '
 		function replaced(text, old, new, out, at) {
@@ -337,19 +345,39 @@ unload() {
 	done
 }
 
-# need_installed: that each service has its rendered copy, and there is somebody to ask.
+# need_supervisor: that there is somebody to ask.
+need_supervisor() {
+	case $supervisor in launchd) tool=launchctl other=systemctl ;; *) tool=systemctl other=launchctl ;; esac
+	if ! command -v "$tool" >/dev/null; then
+		case $other in
+		systemctl) hint='; give --systemd for user units of systemd' ;;
+		*) hint='; leave --systemd out for launchd' ;;
+		esac
+		command -v "$other" >/dev/null || hint=
+		die "$tool is missing, so nobody can be asked$hint"
+	fi
+	[ "$supervisor" = launchd ] || systemctl --user show-environment >/dev/null 2>&1 ||
+		die "systemd's user manager cannot be asked: log in as the user itself (not by su or sudo), or run \`loginctl enable-linger USER\` and set XDG_RUNTIME_DIR=/run/user/UID"
+}
+
+# need_installed: that each service has its rendered copy, too.
 need_installed() {
-	case $supervisor in launchd) tool=launchctl ;; *) tool=systemctl ;; esac
-	command -v "$tool" >/dev/null || die "$tool is missing: is this a machine with $supervisor?"
+	need_supervisor
 	for service in $services; do
 		[ -f "$(installed "$service")" ] || die "$service is not installed: there is no $(installed "$service")"
 	done
 }
 
+# Where a service says what it has to say.
+output() {
+	case $supervisor in launchd) echo "$repo_dir/logs/launchd/$1.log" ;; *) echo "\`journalctl --user -u baa-$1\`" ;; esac
+}
+
 # Waits until each service answers, and says so.
 await_all() {
 	for service in $services; do
-		await_health "$service" "$patience" || die "$service does not answer within $patience s at $(base "$service")/healthz: $fault"
+		await_health "$service" "$patience" ||
+			die "$service does not answer within $patience s at $(base "$service")/healthz: $fault; why is in $(output "$service")"
 		printf '%s answers at %s\n' "$service" "$(base "$service")"
 	done
 }

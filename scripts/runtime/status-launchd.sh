@@ -15,6 +15,7 @@ root=$(CDPATH='' cd -- "$(dirname -- "$0")/../.." && pwd)
 # shellcheck source=scripts/runtime/lib.sh
 . "$root/scripts/runtime/lib.sh"
 options "$@"
+need_supervisor
 make_temp
 
 code=0

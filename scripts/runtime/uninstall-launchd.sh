@@ -6,7 +6,8 @@ usage() {
 	cat <<'END'
 uninstall-launchd.sh [--service NAME]... [OPTION...]
 
-Ends each service and removes its installed copy, so that it does not come back. State, logs and runs stay where they are.
+Ends each service and removes its installed copy, so that it does not come back; one that is not installed is left out. State,
+logs and runs stay where they are.
 
 END
 }
@@ -15,9 +16,13 @@ root=$(CDPATH='' cd -- "$(dirname -- "$0")/../.." && pwd)
 # shellcheck source=scripts/runtime/lib.sh
 . "$root/scripts/runtime/lib.sh"
 options "$@"
-need_installed
+need_supervisor
 
 for service in $services; do
+	if [ ! -f "$(installed "$service")" ]; then
+		printf '%s: not installed\n' "$service"
+		continue
+	fi
 	unload "$service"
 	rm -f "$(installed "$service")"
 	[ "$supervisor" = launchd ] || systemctl --user daemon-reload

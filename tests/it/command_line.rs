@@ -280,7 +280,8 @@ fn approvals_are_told_and_answered() {
                 .map(str::to_owned)
         };
         let id = eventually("an approval", SOON, pending);
-        let hint = format!("`codexd approve {id}` or `codexd decline {id}` answers");
+        let at = format!("--local-api-base {}", node.url(""));
+        let hint = format!("`codexd approve {id} {at}` or `codexd decline {id} {at}` answers");
         eventually("a word of it", SOON, || turn.stderr().contains(&hint).then_some(()));
         let listed = run(&node, &["approvals"]);
         assert!(listed.out.starts_with(&format!("{id}  command  {session}  until 2")), "{}", listed.out);

@@ -108,6 +108,11 @@ fn what_is_rendered_is_whole_and_private_and_the_same_each_time() {
         assert_eq!(site.calls(), [""; 0], "install loads nothing");
         let (code, out) = site.with("check-launchd.sh", &[]);
         assert_eq!((code, failing(&out)), (Some(0), vec![]), "{out}");
+        let elsewhere = ["--service", "codexd", "--codex", "/an odd/codex", "--path", "/first:/a & b"];
+        site.with("install-launchd.sh", &elsewhere);
+        let variables = &site.read("codexd")["EnvironmentVariables"];
+        assert_eq!(variables["PATH"], format!("/first:/a & b:{}", path_of(&site.home)));
+        assert_eq!(variables["BAA_CODEXD_SERVER_COMMAND"], "/an odd/codex");
     }
 }
 

@@ -16,7 +16,7 @@ use common::terminal::{Screen, Style};
 use serde_json::{Value, json};
 
 use super::{client, words};
-use crate::config::Config;
+use crate::config::{Config, FLAGS};
 
 /// Messages of the agent that are being written at once; there is one, as far as anybody has seen.
 const MAX_OPEN_MESSAGES: usize = 64;
@@ -30,7 +30,7 @@ pub fn turn(values: &Values) -> Result<(), Failure> {
     let follow = values.need("--follow", common::config::boolean)?;
     let id = Arc::<Mutex<String>>::default();
     leave_it_running(&config, session, &id)?;
-    let mut watch = Watch { follow, json: config.json, ..Watch::default() };
+    let mut watch = Watch { at: at(&config), follow, json: config.json, ..Watch::default() };
     let streamed = client.stream(TURN, Some(&body), |line| {
         let event: Value = serde_json::from_str(line).unwrap_or_default();
         if event["type"] == "turn.accepted" {
@@ -66,6 +66,13 @@ pub fn turn(values: &Values) -> Result<(), Failure> {
     }
 }
 
+/// The flag with which a command asks this codexd, where it would ask another one without.
+fn at(config: &Config) -> String {
+    let base = config.local_api_base.to_string();
+    let usual = FLAGS.iter().any(|flag| flag.name == "--local-api-base" && flag.default == base);
+    if usual { String::new() } else { format!(" --local-api-base {base}") }
+}
+
 /// What is said: the text itself, or for `-` all of stdin.
 fn input(text: &str) -> Result<String, Failure> {
     let mut input = text.to_owned();
@@ -83,7 +90,8 @@ fn input(text: &str) -> Result<String, Failure> {
 
 /// Ctrl-C ends the command and not the turn: who watches may leave, and is told how to come back or to end it.
 fn leave_it_running(config: &Config, session: &str, id: &Arc<Mutex<String>>) -> Result<(), Failure> {
-    let (base, session, id) = (config.local_api_base.clone(), session.to_owned(), id.clone());
+    let (base, at) = (config.local_api_base.clone(), at(config));
+    let (session, id) = (session.to_owned(), id.clone());
     signal::on_stop(move |signal| {
         let interrupt = with_id(INTERRUPT, &session);
         let turn = match lock(&id).as_str() {
@@ -93,7 +101,7 @@ fn leave_it_running(config: &Config, session: &str, id: &Arc<Mutex<String>>) -> 
         note(
             Style::Warn,
             &format!(
-                "codexd: {signal}: {turn} goes on; `codexd events --session {session} --follow` shows it, \
+                "codexd: {signal}: {turn} goes on; `codexd events --session {session} --follow{at}` shows it, \
                  `curl -X POST {base}{interrupt}` ends it"
             ),
         );
@@ -133,6 +141,8 @@ fn print(turn: &Value, json: bool) -> Result<(), Failure> {
 /// What somebody who watches a turn has seen of it.
 #[derive(Default)]
 struct Watch {
+    /// What a command needs to be told to ask the same codexd.
+    at: String,
     follow: bool,
     json: bool,
     /// The message that is being written, and whether its line has an end.
@@ -213,7 +223,7 @@ impl Watch {
         let (id, asked) = (word("approvalId"), words::asked(&detail["request"]).join("; "));
         let how = match word("kind") {
             "question" => format!("POST /v1/codexd/approvals/{id} with {{\"answers\": …}} answers"),
-            _ => format!("`codexd approve {id}` or `codexd decline {id}` answers"),
+            _ => format!("`codexd approve {id}{at}` or `codexd decline {id}{at}` answers", at = self.at),
         };
         self.tell(Style::Warn, Some(format!("waits until {}: {asked}; {how}", word("deadlineAt"))))
     }

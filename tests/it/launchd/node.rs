@@ -106,6 +106,12 @@ fn launchd_is_asked_for_what_is_installed() {
             |service: &str| [format!("bootout {}", label(service)), format!("print {}", label(service))];
         assert_eq!(site.calls(), SERVICES.map(removed).concat());
         assert!(site.repo.join("state/codexd").is_dir());
+        let (code, out) = site.with("uninstall-launchd.sh", &[]);
+        assert_eq!(
+            (code, out.matches(": not installed").count()),
+            (Some(0), 3),
+            "once more does no harm: {out}"
+        );
     }
 }
 
@@ -113,13 +119,17 @@ fn launchd_is_asked_for_what_is_installed() {
 fn systemd_is_asked_for_the_same() {
     for site in Site::each() {
         let _running = run(&site);
-        let reload = ["daemon-reload", "enable baa-codexd.service", "restart baa-codexd.service"];
+        let reload =
+            ["show-environment", "daemon-reload", "enable baa-codexd.service", "restart baa-codexd.service"];
         for (script, asked) in [
             ("install-launchd.sh", &[][..]),
             ("reload-launchd.sh", &reload),
-            ("restart-launchd.sh", &["restart baa-codexd.service"]),
+            ("restart-launchd.sh", &["show-environment", "restart baa-codexd.service"]),
             ("check-node.sh", &["is-active baa-codexd.service"]),
-            ("uninstall-launchd.sh", &["disable --now baa-codexd.service", "daemon-reload"]),
+            (
+                "uninstall-launchd.sh",
+                &["show-environment", "disable --now baa-codexd.service", "daemon-reload"],
+            ),
         ] {
             site.calls();
             let (code, out) = site.with(script, &["--systemd", "--service", "codexd"]);

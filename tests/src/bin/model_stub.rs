@@ -39,6 +39,10 @@ fn run() -> Result<(), (u8, String)> {
             }
             "--home" => home = Some(value()?),
             "--until-stdin-eof" => until_eof = true,
+            "-h" | "--help" => {
+                writeln!(io::stdout(), "{USAGE}\n\nPlays the model: prints where it listens, and with --home makes that folder a CODEX_HOME that asks it.").map_err(|error| (1, error.to_string()))?;
+                return Ok(());
+            }
             other => return Err(usage(&format!("unknown argument {other}"))),
         }
     }
