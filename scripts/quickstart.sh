@@ -154,7 +154,8 @@ post() { # post PATH JSON [CURL-OPTION...]
 	curl -sS -X POST "$conductor$path" -H 'Content-Type: application/json' -d "$body" "$@"
 }
 
-post /v1/codex/sessions "{\"cwd\":\"$home/work\",\"sandbox\":\"read-only\",\"approvalPolicy\":\"never\"}" >"$out/session.json"
+session=$(python3 -c 'import json, sys; print(json.dumps({"cwd": sys.argv[1], "sandbox": "read-only", "approvalPolicy": "never"}))' "$home/work")
+post /v1/codex/sessions "$session" >"$out/session.json"
 session=$(field data.session.sessionId <"$out/session.json" 2>/dev/null) ||
 	die "no session was made: $(cat "$out/session.json")"
 input="Say hello in one sentence."

@@ -156,7 +156,7 @@ fn snapshot(config: &Config, paths: &Paths) -> io::Result<Value> {
         (child.pid, child.status) = (None, ChildStatus::Stopped);
     }
     let mut place = daemon::place(config);
-    if let Ok(text) = std::fs::read(paths.state("identity.json")) {
+    if let Ok(text) = common::document::bytes(&paths.state("identity.json")) {
         let identity: Value = serde_json::from_slice(&text).unwrap_or_default();
         let text = |key: &str| identity[key].as_str().unwrap_or_default().to_owned();
         (place.daemon_id, place.node_id, place.repo_root) =

@@ -12,7 +12,7 @@ use std::io;
 use common::cli::{Failure, note, say, show};
 use common::client::Client;
 use common::codexd_api::{APPROVAL, APPROVALS, SESSIONS, with_id};
-use common::config::{Usage, Values};
+use common::config::{EXIT_FAILED, Usage, Values};
 use common::terminal::{Screen, Style};
 use common::time::Timestamp;
 use serde_json::{Value, json};
@@ -85,6 +85,9 @@ pub fn decide(values: &Values, decision: &str) -> Result<(), Failure> {
     let config = Config::read(values)?;
     let [id] = values.arguments(["ID"])?;
     let data = client(&config)?.call(&with_id(APPROVAL, id), Some(&json!({ "decision": decision })))?;
+    if !data["approval"].is_object() {
+        return Err(Failure(EXIT_FAILED, "what answers there is no codexd".to_owned()));
+    }
     let past = if decision == "accept" { "Approved" } else { "Declined" };
     say(format_args!("{past} {id}: {}\n", words::asked(&data["approval"]["request"]).join("; ")))
 }

@@ -82,7 +82,8 @@ pub fn run(config: &Config) -> Result<(), Failure> {
 fn is_ours(found: &Found, paths: &Paths) -> bool {
     let Found::Daemon { data, .. } = found else { return false };
     let theirs = data.as_ref().ok().map(|data| &data["snapshot"]["identity"]["daemonId"]);
-    let known = fs::read(paths.state("identity.json")).map(|text| serde_json::from_slice::<Value>(&text));
+    let known =
+        document::bytes(&paths.state("identity.json")).map(|text| serde_json::from_slice::<Value>(&text));
     match (theirs, known) {
         (Some(theirs), Ok(Ok(known))) => *theirs == known["daemonId"],
         (Some(_), Err(error)) => error.kind() != std::io::ErrorKind::NotFound,

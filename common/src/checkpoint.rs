@@ -39,7 +39,7 @@ struct SavedSeq {
 
 /// The number up to which the older checkpoint in `folder` holds everything; 0 without one. The log may forget that much.
 pub fn covered(folder: &Path) -> Seq {
-    let older = fs::read(folder.join(OLDER)).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    let older = document::bytes(&folder.join(OLDER)).ok().and_then(|text| serde_json::from_slice(&text).ok());
     older.filter(|saved: &SavedSeq| saved.version == VERSION).map_or(0, |saved| saved.seq)
 }
 
@@ -52,7 +52,7 @@ pub fn read<S: DeserializeOwned>(folder: &Path, repair: bool) -> io::Result<Opti
         let path = folder.join(name);
         let saved: Option<Saved<S>> = match repair {
             true => document::read(&path)?,
-            false => fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok()),
+            false => document::bytes(&path).ok().and_then(|text| serde_json::from_slice(&text).ok()),
         };
         if let Some(saved) = saved.filter(|saved| saved.version == VERSION) {
             return Ok(Some(saved.state));

@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use std::process::ExitCode;
 
 use crate::config::{self, EXIT_CODES, EXIT_FAILED, EXIT_USAGE, Flag, Usage, Values};
-use crate::terminal::{Screen, Style, Text, safe};
+use crate::terminal::{self, Screen, Style, Text, safe};
 use crate::trace;
 
 const SETTINGS: &str = "Settings (a flag wins over its variable; an empty variable is an unset one)";
@@ -112,7 +112,7 @@ impl Program {
         };
         let hint = if code == EXIT_USAGE { self.hint(&args) } else { String::new() };
         // Nobody can be told that stderr is gone.
-        let _ = writeln!(std::io::stderr(), "{}: {}{hint}", self.name, safe(&message));
+        let _ = writeln!(std::io::stderr(), "{}: {}{hint}", self.name, terminal::line(&message));
         ExitCode::from(code)
     }
 

@@ -3,7 +3,7 @@
 //! Owns the temporary file beside it and what becomes of a damaged one. Knows nothing of what documents mean.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::time::Timestamp;
-use crate::trace;
+use crate::{sys, trace};
 
 /// How much a replacement must outlive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +61,28 @@ pub fn write_text(path: &Path, text: &[u8], durability: Durability) -> io::Resul
     }
 }
 
+/// Opens a file for reading, at once: what is no file (a FIFO, a device, a folder) is an error and holds nobody up.
+///
+/// # Errors
+/// `InvalidInput` for what is no file; any other error of the file system.
+pub fn open(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).custom_flags(sys::OPEN_AT_ONCE).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(ErrorKind::InvalidInput, format!("{} is no file", path.display()))),
+    }
+}
+
+/// What a file holds.
+///
+/// # Errors
+/// As [`open`].
+pub fn bytes(path: &Path) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open(path)?.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
 /// Reads the document at `path`; `None` if there is none.
 ///
 /// One that does not parse is renamed to `….damaged-<time>` beside it, with a line in the log, and reads as none:
@@ -69,7 +91,7 @@ pub fn write_text(path: &Path, text: &[u8], durability: Durability) -> io::Resul
 /// # Errors
 /// Any error of the file system but a missing file.
 pub fn read<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
-    let text = match fs::read(path) {
+    let text = match bytes(path) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
@@ -153,6 +175,16 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
 mod tests {
     use super::*;
     use crate::test::folder;
+
+    #[test]
+    fn what_is_no_file_holds_nobody_up() {
+        let dir = folder("document-fifo");
+        let fifo = dir.join("fifo");
+        assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+        for path in [&fifo, &dir, Path::new("/dev/zero")] {
+            assert_eq!(bytes(path).unwrap_err().kind(), ErrorKind::InvalidInput, "{}", path.display());
+        }
+    }
 
     #[test]
     fn a_document_is_replaced_and_read_back() {

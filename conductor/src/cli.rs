@@ -99,6 +99,9 @@ fn status(values: &Values) -> Result<(), Failure> {
     let daemon = Client::new("conductor", local_api(&config)?)
         .authorized(config.token.as_ref().map(Token::authorization));
     let snapshot = daemon.call("/v1/runtime", None)?;
+    if !snapshot["identity"].is_string() {
+        return Err(Failure(EXIT_FAILED, "what answers there is no conductor".to_owned()));
+    }
     if values.need("--json", boolean)? {
         return say(format_args!("{snapshot:#}\n"));
     }

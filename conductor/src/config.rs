@@ -387,14 +387,24 @@ fn origin(text: &str) -> Result<String, String> {
 /// A file that cannot be read, or is empty.
 pub fn token(values: &Values) -> Result<Option<Token>, Usage> {
     if let Some(token) = values.get("--shared-token", config::string)? {
-        return Ok(Some(Token(token)));
+        return sendable(token)
+            .map(Some)
+            .map_err(|why| Usage(format!("--shared-token (BAA_SHARED_TOKEN): it {why}")));
     }
     let read = |path: &str| match std::fs::read_to_string(path) {
         Ok(text) if text.trim().is_empty() => Err("is an empty file".to_string()),
-        Ok(text) => Ok(Token(text.trim().to_string())),
+        Ok(text) => sendable(text.trim().to_string()),
         Err(error) => Err(format!("cannot be read: {error}")),
     };
     values.get("BAA_SHARED_TOKEN_FILE", read)
+}
+
+/// A token that a header can carry.
+fn sendable(text: String) -> Result<Token, String> {
+    match text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        true => Ok(Token(text)),
+        false => Err("has more than visible ASCII characters, so no caller could send it".to_string()),
+    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use common::document::{self, Durability};
 use common::time::Timestamp;
-use common::{sys, trace};
+use common::trace;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Config, millis};
@@ -231,12 +231,8 @@ impl Locks {
 
 /// A document of another process, as it stands; a damaged one is left to its owner. Never waits for what is no file.
 pub(crate) fn look<T: serde::de::DeserializeOwned>(path: &Path) -> Option<T> {
-    let file = OpenOptions::new().read(true).custom_flags(sys::OPEN_AT_ONCE).open(path).ok()?;
     let mut text = Vec::new();
-    if !file.metadata().ok()?.is_file() {
-        return None;
-    }
-    file.take(MAX_DOCUMENT_BYTES).read_to_end(&mut text).ok()?;
+    document::open(path).ok()?.take(MAX_DOCUMENT_BYTES).read_to_end(&mut text).ok()?;
     serde_json::from_slice(&text).ok()
 }
 

@@ -72,8 +72,10 @@ token() {
 
 for service in $services; do
 	file=$(installed "$service")
-	check "$service $file" "$([ ! -r "$file" ] || echo installed)" installed
-	[ -r "$file" ] || continue
+	check "$service $file" "$([ ! -f "$file" ] || [ ! -r "$file" ] || echo installed)" installed
+	if [ ! -f "$file" ] || [ ! -r "$file" ]; then
+		continue
+	fi
 	private "$file" -rw-------
 	if command -v plutil >/dev/null; then
 		if plutil -lint -s "$file"; then ok "$service plist is well-formed"; else bad "$service plist: see plutil -lint $file"; fi

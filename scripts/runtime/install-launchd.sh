@@ -31,11 +31,22 @@ for service in $services; do
 done
 
 umask 077
-for dir in state logs logs/launchd runs; do
-	mkdir -p "$repo_dir/$dir"
-	chmod 700 "$repo_dir/$dir"
-	# Made by root, and used by the one as whom the services run.
-	[ "$scope" = agent ] || [ "$(id -u)" -ne 0 ] || chown "$(owner "$home_dir")" "$repo_dir/$dir"
+# What root makes is used by the one as whom the services run. Whoever else may write there could lead root astray: a link, or
+# a folder of somebody else, is refused and never changed.
+user=$(id -un)
+[ "$scope" = agent ] || user=$(owner "$home_dir")
+for dir in "$repo_dir" "$repo_dir/state" "$repo_dir/logs" "$repo_dir/logs/launchd" "$repo_dir/runs"; do
+	if [ "$dir" = "$repo_dir" ]; then
+		mkdir -p "$dir"
+	elif [ -L "$dir" ] || { [ -e "$dir" ] && [ "$(owner "$dir")" != "$user" ]; }; then
+		die "$dir is a link, or not $user's: the node's folders are its own"
+	elif [ ! -d "$dir" ]; then
+		mkdir -m 700 "$dir"
+		[ "$user" = "$(id -un)" ] || chown -h "$user" "$dir"
+	elif [ "$(permissions "$dir")" != drwx------ ]; then
+		[ "$user" = "$(id -un)" ] || die "$dir is open to others: chmod 700 it"
+		chmod 700 "$dir"
+	fi
 done
 mkdir -p "$install_dir"
 part=
@@ -44,8 +55,9 @@ trap 'exit 129' HUP
 trap 'exit 130' INT
 trap 'exit 143' TERM
 for service in $services; do
-	part=$(mktemp "$install_dir/.baa-XXXXXX")
-	render "$service" >"$part"
+	[ ! -d "$(installed "$service")" ] || die "$(installed "$service") is a folder"
+	part=$(mktemp "$install_dir/.baa-XXXXXX") || die "nothing can be written in $install_dir"
+	render "$service" >"$part" || die "$service could not be written in $install_dir"
 	chmod 600 "$part"
 	mv -f "$part" "$(installed "$service")"
 	printf '%s: %s\n' "$service" "$(installed "$service")"

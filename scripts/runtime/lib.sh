@@ -89,6 +89,7 @@ options() {
 	[ "$supervisor $scope" != 'systemd daemon' ] || wrong "--scope daemon is launchd's: systemd's units are the user's"
 	[ -n "$home_dir" ] || wrong '--home-dir is needed where HOME is not set'
 	services=${services:-$all_services}
+	case $supervisor$repo_dir$bin_dir in systemd*[\'\"]*) wrong "systemd takes no quotes in the names of folders and programs" ;; esac
 	: "${bin_dir:=$([ -x "$repo_dir/bin/codexd" ] && echo "$repo_dir/bin" || echo "$repo_dir/target/release")}"
 	case $supervisor$scope in
 	systemd*) : "${install_dir:=$home_dir/.config/systemd/user}" ;;
@@ -158,7 +159,10 @@ is_base() {
 	rest=${2#http://} && rest=${rest%/}
 	case $2 in http://*:*) ;; *) rest= ;; esac
 	case ${rest%:*} in '' | *[!][A-Za-z0-9.:-]*) rest= ;; esac
-	case ${rest##*:} in '' | *[!0-9]*) wrong "$1: \`$2\` is no URL of the form http://HOST:PORT" ;; esac
+	case ${rest##*:} in
+	'' | *[!0-9]* | ??????*) wrong "$1: \`$2\` is no URL of the form http://HOST:PORT" ;;
+	esac
+	[ "${rest##*:}" -le 65535 ] || wrong "$1: \`$2\` has a port over 65535"
 }
 
 host_of() {
@@ -166,7 +170,12 @@ host_of() {
 }
 
 is_loopback() {
-	case $(host_of "$1") in 127.* | localhost | ::1) ;; *) return 1 ;; esac
+	case $(host_of "$1") in
+	localhost | ::1) ;;
+	127.*[!0-9.]*) return 1 ;;
+	127.*.*.*) ;;
+	*) return 1 ;;
+	esac
 }
 
 # permissions PATH: `-rw-------`. `stat` has other flags on each system.
@@ -186,6 +195,8 @@ token_fault() {
 		echo 'cannot be read'
 	elif ! grep -q '[^[:space:]]' "$1"; then
 		echo 'is empty'
+	elif [ "$(grep -c '' "$1")" -gt 1 ] || LC_ALL=C grep -q '[^!-~]' "$1"; then
+		echo 'has more than one line of visible ASCII characters, which no header can carry'
 	else
 		case $(permissions "$1") in ????------) ;; *) echo 'can be read by others: chmod 600 it' ;; esac
 	fi
@@ -207,7 +218,7 @@ base() {
 	status-api) told=$status_api_base name=BAA_STATUS_API_LOCAL_API port=4318 ;;
 	*) told=$codexd_local_api_base name=BAA_CODEXD_LOCAL_API_BASE port=4319 ;;
 	esac
-	[ -n "$told" ] || [ ! -r "$(installed "$1")" ] || told=$(sed -n -e "s|.*<key>$name</key><string>\(.*\)</string>.*|\1|p" \
+	[ -n "$told" ] || [ ! -f "$(installed "$1")" ] || told=$(sed -n -e "s|.*<key>$name</key><string>\(.*\)</string>.*|\1|p" \
 		-e "s|^Environment=\"$name=\(.*\)\"\$|\1|p" "$(installed "$1")")
 	echo "${told:-http://127.0.0.1:$port}"
 }
@@ -307,12 +318,18 @@ make_temp() {
 	temp=$(mktemp -d) || die 'there can be no temporary folder'
 }
 
-# fetch URL [CURL-OPTION...]: its body in $temp/body; sets $status, which is 000 and $fault a reason if nobody answered.
+# What a terminal may be shown of a text that somebody else wrote.
+clean() {
+	LC_ALL=C tr -d '\000-\010\013-\037\177'
+}
+
+# fetch URL [CURL-OPTION...]: its body in $temp/body, 16 MiB at the most: codexd's status with 200 large sessions; sets $status, which is 000 and $fault a reason if nobody answered.
 fetch() {
 	url=$1
 	shift
 	: >"$temp/body"
-	status=$(curl -q -sS --noproxy '*' --max-time "$max_time" -o "$temp/body" -w '%{http_code}' "$@" "$url" 2>"$temp/fault") ||
+	# shellcheck disable=SC3045 # of files every shell of ours has a limit, in blocks of 512 bytes
+	status=$(ulimit -f 32768 && curl -q -sS --noproxy '*' --max-time "$max_time" -o "$temp/body" -w '%{http_code}' "$@" "$url" 2>"$temp/fault") ||
 		status=000
 	fault="no answer: $(head -n 1 "$temp/fault")"
 }
@@ -387,12 +404,12 @@ failed=0
 
 ok() {
 	passed=$((passed + 1))
-	printf 'ok    %s\n' "$*"
+	printf 'ok    %s\n' "$*" | clean
 }
 
 bad() {
 	failed=$((failed + 1))
-	printf 'FAIL  %s\n' "$*"
+	printf 'FAIL  %s\n' "$*" | clean
 }
 
 # check WHAT GOT EXPECTED

@@ -23,7 +23,7 @@ code=0
 show() {
 	fetch "$1"
 	if [ "$status" = 200 ]; then
-		printf '%s: ' "$1" && cat "$temp/body"
+		printf '%s: ' "$1" && clean <"$temp/body"
 	else
 		[ "$status" != 000 ] || status=$fault
 		printf '%s: %s\n' "$1" "$status"

@@ -86,6 +86,62 @@ fn environments(site: &Site) -> [Value; 3] {
 }
 
 #[test]
+fn what_could_lead_astray_is_refused_and_left_alone() {
+    for site in Site::each() {
+        let elsewhere = site.dir.folder("elsewhere");
+        let before = permissions(&elsewhere);
+        std::os::unix::fs::symlink(&elsewhere, site.repo.join("state")).unwrap();
+        let install = |more: &[&str]| {
+            let args = site.options().into_iter().chain(more.iter().map(|arg| arg.to_string()));
+            let (code, _, err) = site.run("install-launchd.sh", &args.collect::<Vec<_>>());
+            (code, err)
+        };
+        let (code, err) = install(&["--service", "status-api"]);
+        assert_eq!((code, err.contains("state is a link")), (Some(1), true), "{err}");
+        assert_eq!(permissions(&elsewhere), before);
+        fs::remove_file(site.repo.join("state")).unwrap();
+        fs::create_dir_all(site.plist("status-api")).unwrap();
+        let (code, err) = install(&["--service", "status-api"]);
+        assert_eq!((code, err.contains("is a folder")), (Some(1), true), "{err}");
+        let token = site.dir.path().join("token-of-two-lines");
+        fs::write(&token, "abc\nurl = file:///etc/hostname\n").unwrap();
+        mode(&token, 0o600);
+        let (code, err) = install(&["--shared-token-file", token.to_str().unwrap()]);
+        assert_eq!((code, err.contains("more than one line")), (Some(2), true), "{err}");
+        for base in ["http://127.0.0.1:99999", "http://127.evil.example:80"] {
+            let (code, err) = install(&["--codexd-local-api-base", base]);
+            assert_eq!(code, Some(2), "{base}: {err}");
+        }
+    }
+}
+
+/// A stranger where a daemon should be: what it says steers no terminal and fills no disk.
+#[test]
+fn a_stranger_is_shown_without_harm_and_within_bounds() {
+    for site in Site::each() {
+        let stranger = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let base = format!("http://{}", stranger.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for stream in stranger.incoming().flatten() {
+                std::thread::spawn(move || {
+                    use std::io::{Read, Write};
+                    let mut stream = stream;
+                    let _ = stream.read(&mut [0; 4096]);
+                    let _ = stream
+                        .write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n\x1b]0;title\x07<html>\n");
+                    while stream.write_all(&[b'a'; 65536]).is_ok() {}
+                });
+            }
+        });
+        let (_, out, err) = site.run(
+            "check-node.sh",
+            &["--service", "status-api", "--status-api-base", &base].map(str::to_owned),
+        );
+        assert!(!out.contains('\u{1b}') && !out.contains('\u{7}') && out.contains("0 ok, "), "{out}{err}");
+    }
+}
+
+#[test]
 fn what_is_rendered_is_whole_and_private_and_the_same_each_time() {
     for site in Site::each() {
         let mut first = Vec::new();

@@ -78,9 +78,14 @@ fn input(text: &str) -> Result<String, Failure> {
     let mut input = text.to_owned();
     if text == "-" {
         input.clear();
-        // One byte more than codexd takes, so that it is codexd that says so.
+        // One byte more than codexd takes, to know that there is more.
         let read = io::stdin().take(MAX_BODY_BYTES as u64 + 1).read_to_string(&mut input);
         read.map_err(|error| Failure::new("cannot read TEXT from stdin", &error))?;
+    }
+    if input.len() > MAX_BODY_BYTES {
+        return Err(
+            Usage(format!("TEXT is over {MAX_BODY_BYTES} bytes, which is all that codexd takes")).into()
+        );
     }
     match input.trim().is_empty() {
         true => Err(Usage("TEXT is empty".to_owned()).into()),

@@ -50,7 +50,7 @@ pub(super) fn is_sha1(text: &str) -> bool {
 
 /// Opens a session's lines; `None` if it has none.
 pub(super) fn open(path: &Path) -> io::Result<Option<(File, u64)>> {
-    match File::open(path) {
+    match common::document::open(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         opened => {
             let file = opened?;

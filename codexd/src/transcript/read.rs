@@ -152,7 +152,7 @@ impl Transcripts {
         let path = self.whole_of(session_id, sha1);
         let bytes = fs::metadata(&path).ok()?.len() as usize;
         *room = room.checked_sub(bytes)?;
-        serde_json::from_slice(&fs::read(&path).ok()?).ok()
+        serde_json::from_slice(&common::document::bytes(&path).ok()?).ok()
     }
 }
 

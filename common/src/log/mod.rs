@@ -110,7 +110,7 @@ impl Log {
         let (file, out) = match open_segment(&active_path) {
             Err(error) if error.kind() == io::ErrorKind::ReadOnlyFilesystem => {
                 trace::error(None, format_args!("{}: {error}", active_path.display()));
-                (File::open(&active_path)?, None)
+                (document::open(&active_path)?, None)
             }
             opened => {
                 let file = opened?;
@@ -132,7 +132,7 @@ impl Log {
         let active = Arc::new(Segment { first, file, len: AtomicU64::new(len) });
         let mut closed = VecDeque::new();
         for found in full {
-            let file = File::open(&found.path)?;
+            let file = document::open(&found.path)?;
             let len = AtomicU64::new(file.metadata()?.len());
             closed.push_back((Arc::new(Segment { first: found.first, file, len }), found.path));
         }
@@ -291,7 +291,7 @@ fn look(folder: &Path) -> io::Result<(VecDeque<Arc<Segment>>, Seq)> {
     let replayed = replay(folder, 0, |_, _| Ok(()))?;
     let mut segments = VecDeque::new();
     for found in replayed.segments.iter().filter(|found| found.first < replayed.next) {
-        let file = File::open(&found.path)?;
+        let file = document::open(&found.path)?;
         let len = AtomicU64::new(file.metadata()?.len());
         segments.push_back(Arc::new(Segment { first: found.first, file, len }));
     }
@@ -302,6 +302,9 @@ fn look(folder: &Path) -> io::Result<(VecDeque<Arc<Segment>>, Seq)> {
 }
 
 fn open_segment(path: &Path) -> io::Result<File> {
+    if path.exists() {
+        document::open(path)?; // what is no file would hold up whoever reads it
+    }
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 

@@ -237,7 +237,7 @@ fn read_segment(
     after: Seq,
     apply: &mut impl FnMut(Seq, &str) -> Result<(), String>,
 ) -> io::Result<Read> {
-    let mut reader = BufReader::with_capacity(256 * 1024, File::open(path)?);
+    let mut reader = BufReader::with_capacity(256 * 1024, document::open(path)?);
     let (mut line, mut offset) = (Vec::new(), 0);
     loop {
         line.clear();
@@ -279,7 +279,7 @@ fn judge(
 /// The number of a file's first line, if it has a whole one.
 pub(super) fn first_seq(path: &Path) -> io::Result<Option<Seq>> {
     let mut head = Vec::new();
-    let file = match File::open(path) {
+    let file = match document::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
@@ -290,7 +290,7 @@ pub(super) fn first_seq(path: &Path) -> io::Result<Option<Seq>> {
 
 /// The highest number that any line of a file begins with.
 fn last_seq(path: &Path) -> io::Result<Option<Seq>> {
-    let mut reader = BufReader::with_capacity(256 * 1024, File::open(path)?);
+    let mut reader = BufReader::with_capacity(256 * 1024, document::open(path)?);
     let (mut line, mut highest) = (Vec::new(), None);
     while {
         line.clear();

@@ -51,6 +51,14 @@ fn flags_win_over_the_environment_and_slashes_go() {
 }
 
 #[test]
+fn a_token_that_no_header_can_carry_is_refused() {
+    for bad in ["two\nlines", "a b", "\u{e4}"] {
+        let fault = Config::read(&values("config", &[("BAA_SHARED_TOKEN", bad)])).unwrap_err();
+        assert!(fault.0.contains("no caller could send it"), "{fault}");
+    }
+}
+
+#[test]
 fn the_text_shows_what_is_unset_and_never_the_token() {
     let text =
         config("config --shared-token s3cr3t --state-dir /s/conductor --logs-dir /l --runs-dir /r", &[])
