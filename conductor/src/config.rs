@@ -401,9 +401,9 @@ pub fn token(values: &Values) -> Result<Option<Token>, Usage> {
 
 /// A token that a header can carry.
 fn sendable(text: String) -> Result<Token, String> {
-    match text.bytes().all(|byte| byte.is_ascii_graphic()) {
+    match text.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
         true => Ok(Token(text)),
-        false => Err("has more than visible ASCII characters, so no caller could send it".to_string()),
+        false => Err("has more than one line of ASCII characters, so no caller could send it".to_string()),
     }
 }
 

@@ -89,8 +89,8 @@ options() {
 	[ "$supervisor $scope" != 'systemd daemon' ] || wrong "--scope daemon is launchd's: systemd's units are the user's"
 	[ -n "$home_dir" ] || wrong '--home-dir is needed where HOME is not set'
 	services=${services:-$all_services}
-	case $supervisor$repo_dir$bin_dir in systemd*[\'\"]*) wrong "systemd takes no quotes in the names of folders and programs" ;; esac
 	: "${bin_dir:=$([ -x "$repo_dir/bin/codexd" ] && echo "$repo_dir/bin" || echo "$repo_dir/target/release")}"
+	case $supervisor$bin_dir in systemd*[\'\"]*) wrong "systemd takes no program with quotes in its path, $bin_dir" ;; esac
 	case $supervisor$scope in
 	systemd*) : "${install_dir:=$home_dir/.config/systemd/user}" ;;
 	*agent) : "${install_dir:=$home_dir/Library/LaunchAgents}" ;;
@@ -195,8 +195,8 @@ token_fault() {
 		echo 'cannot be read'
 	elif ! grep -q '[^[:space:]]' "$1"; then
 		echo 'is empty'
-	elif [ "$(grep -c '' "$1")" -gt 1 ] || LC_ALL=C grep -q '[^!-~]' "$1"; then
-		echo 'has more than one line of visible ASCII characters, which no header can carry'
+	elif [ "$(grep -c '' "$1")" -gt 1 ] || LC_ALL=C grep -q '[^ -~]' "$1"; then
+		echo 'has more than one line of ASCII characters, which no header can carry'
 	else
 		case $(permissions "$1") in ????------) ;; *) echo 'can be read by others: chmod 600 it' ;; esac
 	fi
