@@ -117,11 +117,16 @@ impl Node {
         };
         match read {
             Ok(state) => {
-                self.board.post(state.system().clone());
+                self.board.post(state.shown());
                 *followed = state;
             }
             Err(error) => trace::debug(None, format_args!("the leader's log cannot be read: {error}")),
         }
+    }
+
+    /// Looks at what the leader wrote, as far as it was read.
+    pub(crate) fn with_followed<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&lock(&self.followed))
     }
 
     /// Answers a call of the core.

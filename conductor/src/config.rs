@@ -59,6 +59,7 @@ pub(crate) const FLAGS: &[Flag] = &[
     Flag::new("--state-dir", "BAA_STATE_DIR", "DIR", "state, in conductor/ below it").default("state"),
     Flag::new("--logs-dir", "BAA_LOGS_DIR", "DIR", "logs, in conductor/ below it").default("logs"),
     Flag::new("--runs-dir", "BAA_RUNS_DIR", "DIR", "folders of tasks that name none").default("runs"),
+    Flag::new("--max-active-runs", "BAA_CONDUCTOR_MAX_ACTIVE_RUNS", "N", "runs of tasks at once").default("2"),
     Flag::new(
         "--log-segment-bytes",
         "BAA_CONDUCTOR_LOG_SEGMENT_BYTES",
@@ -87,6 +88,9 @@ const INTERVAL_MS: RangeInclusive<u64> = 100..=3_600_000;
 const LEASE_TTL_SEC: RangeInclusive<u64> = 1..=86_400;
 /// The first failure at the earliest; more than a thousand is never.
 const RENEW_FAILURES: RangeInclusive<u64> = 1..=1000;
+
+/// One at least, or nothing would ever run; half of the commands that may run at once.
+const ACTIVE_RUNS: RangeInclusive<u64> = 1..=8;
 
 /// Which part a node is meant to play.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -173,6 +177,7 @@ pub(crate) struct Config {
     pub(crate) state_dir: PathBuf,
     pub(crate) logs_dir: PathBuf,
     pub(crate) runs_dir: PathBuf,
+    pub(crate) max_active_runs: usize,
     pub(crate) log: log::Limits,
 }
 
@@ -215,6 +220,7 @@ impl Config {
             state_dir: own("--state-dir")?,
             logs_dir: own("--logs-dir")?,
             runs_dir: values.need("--runs-dir", config::path)?,
+            max_active_runs: values.need("--max-active-runs", config::integer(ACTIVE_RUNS))? as usize,
             log: config::log_limits(values)?,
             allowed_hosts,
         })
@@ -295,6 +301,7 @@ impl Config {
             ("state_dir", json!(self.state_dir)),
             ("logs_dir", json!(self.logs_dir)),
             ("runs_dir", json!(self.runs_dir)),
+            ("max_active_runs", json!(self.max_active_runs)),
             ("log_segment_bytes", json!(self.log.segment_bytes)),
             ("log_total_bytes", json!(self.log.total_bytes)),
         ]

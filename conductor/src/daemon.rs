@@ -24,6 +24,7 @@ use crate::routes::ROUTES;
 use crate::shell::{Desk, World};
 use crate::state::State;
 use crate::upstream::Deadlines;
+use crate::worker::Workers;
 
 /// How long calls in flight may go on after a signal: below launchd's patience, above any call that does not wait.
 const STOP_GRACE: Duration = Duration::from_secs(5);
@@ -149,6 +150,8 @@ fn lead(node: &Arc<Node>, calls: Sender<Input>, inbox: Receiver<Input>) -> Resul
         holder_host: config.host.clone(),
         term: state.term().max(last_term) + 1,
         pid: std::process::id(),
+        max_active_runs: config.max_active_runs,
+        stopping: None,
     };
     node.host.leftovers.end(); // those of the one that led
     node.open_desk(Desk::new("conductor", calls), log.feed());
@@ -158,6 +161,7 @@ fn lead(node: &Arc<Node>, calls: Sender<Input>, inbox: Receiver<Input>) -> Resul
         taken_up: Some(state),
         covered: [covered, after],
         leads: false,
+        workers: Workers::default(),
         stopping: false,
     };
     let inbox = engine::Inbox { calls: inbox, child: crossbeam_channel::never() };

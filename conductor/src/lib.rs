@@ -24,6 +24,7 @@ mod lease;
 mod metrics;
 mod results;
 mod routes;
+mod scheduler;
 mod shell;
 mod state;
 mod system;
@@ -31,6 +32,7 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 mod upstream;
+mod worker;
 
 pub use cli::main;
 

@@ -108,10 +108,30 @@ pub(crate) static ROUTES: &[Route<Node>] = &[
     Route::read("tasks.list", "/v1/tasks", "The tasks, newest first.", tasks::list)
         .query(tasks::TASKS_QUERY)
         .returns(tasks::TASKS_ANSWER),
+    Route::write(
+        "tasks.create",
+        "/v1/tasks",
+        "Has the node do something by itself, once: turns of Codex and commands, one after the other.",
+        tasks::TaskCreate::FIELDS,
+        tasks::create,
+    )
+    .keyed()
+    .example(tasks::EXAMPLE)
+    .success(&[201])
+    .returns(tasks::TASK_ANSWER),
+    Route::write(
+        "tasks.cancel",
+        "/v1/tasks/:task_id/cancel",
+        "Ends a task: at once if it waits, else what runs of it is ended.",
+        tasks::CancelBody::FIELDS,
+        tasks::cancel,
+    )
+    .example(example::NONE)
+    .returns(tasks::TASK_ANSWER),
     Route::read("tasks.read", "/v1/tasks/:task_id", "One task.", tasks::read)
         .example(example::NONE)
         .returns(tasks::TASK_ANSWER),
-    Route::read("tasks.logs.read", "/v1/tasks/:task_id/logs", "What a task's runs wrote.", tasks::read)
+    Route::read("tasks.logs.read", "/v1/tasks/:task_id/logs", "What a task's runs wrote.", tasks::logs)
         .query(tasks::LOGS_QUERY)
         .example(example::NONE)
         .returns(tasks::LOGS_ANSWER),

@@ -20,6 +20,7 @@ use crate::event;
 use crate::lease::Document;
 use crate::results;
 use crate::state::State;
+use crate::worker::Workers;
 
 /// Where callers find the loop of the node that leads.
 pub(crate) type Desk = common::desk::Desk<Input, Reply>;
@@ -34,6 +35,7 @@ pub(crate) struct World {
     pub(crate) covered: [Seq; 2],
     /// It has been written down that this node leads.
     pub(crate) leads: bool,
+    pub(crate) workers: Workers,
     pub(crate) stopping: bool,
 }
 
@@ -102,6 +104,10 @@ impl Shell<Core> for World {
             Effect::Append(_) => {}
             Effect::Publish(system) => self.node.board.post(*system),
             Effect::Reply { id, outcome } => self.node.reply(id, outcome),
+            Effect::Work { run, work } => self.workers.work(&self.node, run, work),
+            Effect::Follow { epoch, after } => self.workers.follow(&self.node, epoch, after),
+            Effect::Unfollow => self.workers.unfollow(),
+            Effect::Stopping(reason) => self.birth.stopping = Some(reason),
             Effect::Forget(hash) => results::forget(&self.node.config.state_dir, &hash),
             Effect::Exit => self.stopping = true,
         }
@@ -127,7 +133,7 @@ impl Shell<Core> for World {
         match input {
             Input::Call { id, .. } => self.node.reply(id, Err(storage_failed(why))),
             Input::Stop(_) => return true,
-            Input::Start | Input::Gone { .. } | Input::Tick => {}
+            Input::Start | Input::Heard { .. } | Input::Gone { .. } | Input::Tick => {}
         }
         false
     }

@@ -14,7 +14,7 @@ use crate::api::Node;
 use crate::codex::forward;
 use crate::core::{CALL_DEADLINE, Call, Change, Input};
 use crate::lease::lock;
-use crate::state::{Mode, System};
+use crate::state::{Mode, Shown, System};
 
 /// A name, a reason: a line that a person reads.
 const MAX_TEXT_BYTES: usize = 1024;
@@ -34,7 +34,7 @@ pub(crate) const EXAMPLE: &str = r#"{"requested_by":"me","reason":"maintenance"}
 /// The newest system state, and who waits for a newer one.
 #[derive(Default)]
 pub(crate) struct Board {
-    posted: Mutex<System>,
+    posted: Mutex<Shown>,
     version: AtomicU64,
     watchers: Mutex<HashMap<thread::ThreadId, Thread>>,
 }
@@ -43,13 +43,13 @@ pub(crate) struct Board {
 pub(crate) struct Watch<'a>(&'a Board, thread::ThreadId);
 
 impl Board {
-    pub(crate) fn system(&self) -> System {
+    pub(crate) fn shown(&self) -> Shown {
         lock(&self.posted).clone()
     }
 
     /// Shows a state, and wakes who watches if it is another.
-    pub(crate) fn post(&self, system: System) {
-        let changed = std::mem::replace(&mut *lock(&self.posted), system.clone()) != system;
+    pub(crate) fn post(&self, shown: Shown) {
+        let changed = std::mem::replace(&mut *lock(&self.posted), shown.clone()) != shown;
         if changed {
             self.stir();
         }
@@ -85,9 +85,9 @@ impl Node {
     /// The system state: the mode, who set it, and the lease.
     pub(crate) fn system(&self) -> Value {
         self.follow(); // a standby learns from the disk what the leader did
-        let System { mode, requested_by, reason, source, updated_at } = self.board.system();
+        let Shown { system, queued_tasks, active_runs } = self.board.shown();
+        let System { mode, requested_by, reason, source, updated_at } = system;
         let lease = self.lease.document();
-        let (queued_tasks, active_runs) = (0, 0); // it takes none yet
         json!({
             "mode": mode.name(),
             "holder_id": lease.as_ref().map(|lease| &lease.holder_id),

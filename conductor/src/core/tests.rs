@@ -9,7 +9,19 @@ fn started(state: State, cut_off: bool) -> (Core, Vec<Effect>) {
     let new_log_id = state.log_id().is_empty().then(|| "log".to_owned());
     let (next, term) = (state.seq() + 1, state.term() + 1);
     let (holder_id, holder_host) = ("a".to_owned(), "h".to_owned());
-    let birth = Birth { new_log_id, cut_off, damaged: false, next, holder_id, holder_host, term, pid: 1 };
+    let (max_active_runs, stopping) = (2, None);
+    let birth = Birth {
+        new_log_id,
+        cut_off,
+        damaged: false,
+        next,
+        holder_id,
+        holder_host,
+        term,
+        pid: 1,
+        max_active_runs,
+        stopping,
+    };
     let mut core = Core::new(state, birth);
     let out = step(&mut core, 0, Input::Start);
     (core, out)
@@ -31,9 +43,13 @@ fn told(out: &[Effect]) -> String {
         Effect::Append(line) => {
             serde_json::from_str::<serde_json::Value>(line).unwrap()["type"].as_str().unwrap().to_owned()
         }
-        Effect::Publish(system) => format!("publish {}", system.mode.name()),
+        Effect::Publish(system) => format!("publish {}", system.system.mode.name()),
         Effect::Reply { id, outcome: Ok(reply) } => format!("reply {id} {reply:?}"),
         Effect::Reply { id, outcome: Err(error) } => format!("reply {id} {}", error.code.name),
+        Effect::Work { run, work } => format!("work {run} {work:?}"),
+        Effect::Follow { epoch, after } => format!("follow {epoch} {after:?}"),
+        Effect::Unfollow => "unfollow".to_owned(),
+        Effect::Stopping(_) => "stopping".to_owned(),
         Effect::Forget(hash) => format!("forget {hash}"),
         Effect::Exit => "exit".to_owned(),
     };
@@ -243,7 +259,7 @@ impl Life {
                         self.running.push(what);
                     }
                 }
-                Effect::Publish(system) => self.mode = system.mode,
+                Effect::Publish(system) => self.mode = system.system.mode,
                 _ => {}
             }
         }

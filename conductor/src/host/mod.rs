@@ -25,7 +25,7 @@ use common::{Error, wire};
 use serde_json::{Value, json};
 
 pub(crate) use audit::Caller;
-pub(crate) use exec::Exec;
+pub(crate) use exec::{Exec, MAX_COMMAND_BYTES};
 pub(crate) use files::{ReadFile, WriteFile};
 
 use crate::api::Node;
