@@ -59,7 +59,8 @@ pub(crate) const FLAGS: &[Flag] = &[
     Flag::new("--state-dir", "BAA_STATE_DIR", "DIR", "state, in conductor/ below it").default("state"),
     Flag::new("--logs-dir", "BAA_LOGS_DIR", "DIR", "logs, in conductor/ below it").default("logs"),
     Flag::new("--runs-dir", "BAA_RUNS_DIR", "DIR", "folders of tasks that name none").default("runs"),
-    Flag::new("--max-active-runs", "BAA_CONDUCTOR_MAX_ACTIVE_RUNS", "N", "runs of tasks at once").default("2"),
+    Flag::new("--max-active-runs", "BAA_CONDUCTOR_MAX_ACTIVE_RUNS", "N", "runs of tasks at once")
+        .default("2"),
     Flag::new(
         "--log-segment-bytes",
         "BAA_CONDUCTOR_LOG_SEGMENT_BYTES",

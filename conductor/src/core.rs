@@ -15,7 +15,7 @@ use common::log::Seq;
 use common::time::Now;
 
 use crate::event::{self, Event, Record};
-use crate::scheduler::{Live, News, Work, Worked};
+use crate::scheduler::{Live, News, Ticket, Work, Worked};
 use crate::state::{Exec, Mode, Place, Run, Shown, Spec, State, Status, Step, Task};
 
 /// How long a call takes at the most: a commit, on a slow disk.
@@ -61,7 +61,7 @@ pub(crate) enum Call {
     /// End a task.
     Cancel { task_id: String, reason: String },
     /// Something was done for a run.
-    Worked { run: Seq, worked: Box<Worked> },
+    Worked { ticket: Ticket, worked: Box<Worked> },
     /// See tasks and runs.
     Read(Read),
 }
@@ -118,9 +118,15 @@ pub(crate) enum Effect {
     /// The system state is this from now on, for all to see.
     Publish(Box<Shown>),
     /// Something is to be done for a run; a call tells what came of it.
-    Work { run: Seq, work: Work },
+    Work {
+        ticket: Ticket,
+        work: Work,
+    },
     /// codexd's events are to be followed, in place of any stream before.
-    Follow { epoch: u64, after: Option<Seq> },
+    Follow {
+        epoch: u64,
+        after: Option<Seq>,
+    },
     /// They are not needed any more.
     Unfollow,
     /// The process is to end as soon as it can.
@@ -150,6 +156,8 @@ pub(crate) struct Birth {
     pub(crate) pid: u32,
     /// How many runs there may be at once.
     pub(crate) max_active_runs: usize,
+    /// How many cores this process has made before.
+    pub(crate) incarnation: u64,
     /// It was asked to end already.
     pub(crate) stopping: Option<&'static str>,
 }
@@ -196,6 +204,10 @@ impl Core {
         self.birth.next
     }
 
+    pub(crate) fn incarnation(&self) -> u64 {
+        self.birth.incarnation
+    }
+
     pub(crate) fn max_active_runs(&self) -> usize {
         self.birth.max_active_runs
     }
@@ -238,8 +250,14 @@ impl Core {
         if !self.birth.cut_off {
             // This process has not ended: what it runs goes on, and will tell what came of it.
             let begun = |run: &&Arc<Run>| run.status == Status::Running && run.place != Place::Between;
-            let commands: Vec<Seq> =
-                self.state.tasks().live().filter(begun).filter(|run| self.is_exec(run)).map(|run| run.seq).collect();
+            let commands: Vec<Seq> = self
+                .state
+                .tasks()
+                .live()
+                .filter(begun)
+                .filter(|run| self.is_exec(run))
+                .map(|run| run.seq)
+                .collect();
             commands.into_iter().for_each(|run| self.live.assume_busy(run));
         }
     }
@@ -273,8 +291,8 @@ impl Core {
                 self.show(out);
                 out.push(Effect::Reply { id, outcome });
             }
-            Call::Worked { run, worked } => {
-                self.worked(now, run, *worked, out);
+            Call::Worked { ticket, worked } => {
+                self.worked(now, ticket, *worked, out);
                 out.push(Effect::Reply { id, outcome: Ok(Reply::Done) });
             }
             Call::Read(read) => out.push(Effect::Reply { id, outcome: look(&self.state, &read) }),
@@ -308,7 +326,13 @@ impl Core {
         look(&self.state, &Read::Task(task_id))
     }
 
-    fn cancel(&mut self, now: Now, task_id: &str, reason: String, out: &mut Vec<Effect>) -> Result<Reply, Error> {
+    fn cancel(
+        &mut self,
+        now: Now,
+        task_id: &str,
+        reason: String,
+        out: &mut Vec<Effect>,
+    ) -> Result<Reply, Error> {
         let read = Read::Task(task_id.to_owned());
         let Reply::Tasks(_, tasks) = look(&self.state, &read)? else { return Ok(Reply::Done) };
         let task = tasks.first().map(|task| (task.status, task.cancel.is_some()));
@@ -460,7 +484,9 @@ impl Machine for Core {
                 let texts = [&change.requested_by, &change.reason, &change.source];
                 128 + texts.into_iter().flatten().map(String::len).sum::<usize>()
             }
-            Input::Call { call: Call::Submit { bytes, .. }, .. } => usize::try_from(*bytes).unwrap_or(usize::MAX),
+            Input::Call { call: Call::Submit { bytes, .. }, .. } => {
+                usize::try_from(*bytes).unwrap_or(usize::MAX)
+            }
             Input::Call { call: Call::Worked { .. }, .. } | Input::Heard { .. } => 16 * 1024, // lines have a bound
             _ => 256, // a key has two hashes
         }

@@ -151,6 +151,7 @@ fn lead(node: &Arc<Node>, calls: Sender<Input>, inbox: Receiver<Input>) -> Resul
         term: state.term().max(last_term) + 1,
         pid: std::process::id(),
         max_active_runs: config.max_active_runs,
+        incarnation: 0,
         stopping: None,
     };
     node.host.leftovers.end(); // those of the one that led

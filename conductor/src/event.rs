@@ -62,9 +62,9 @@ pub(crate) enum Event {
     /// Which is closed.
     #[serde(rename = "run.session_closed")]
     RunSessionClosed { run_id: String },
-    /// A step is about to begin; codexd's events after this number belong to it.
+    /// A step is about to begin; codexd's events after this number belong to it, if it is a turn.
     #[serde(rename = "step.started")]
-    StepStarted { run_id: String, step_index: usize, codexd_seq: Seq },
+    StepStarted { run_id: String, step_index: usize, codexd_seq: Option<Seq> },
     /// codexd has taken its turn.
     #[serde(rename = "step.accepted")]
     StepAccepted { run_id: String, turn_id: String },
@@ -115,7 +115,9 @@ struct Head {
 pub(crate) fn render(record: &Record) -> String {
     let event = serde_json::to_value(&record.event).unwrap_or_default(); // strings and numbers: nothing in them can fail
     let level = match &record.event {
-        Event::ExecLost { .. } | Event::RunEnded { status: Status::Failed | Status::Interrupted, .. } => "warn",
+        Event::ExecLost { .. } | Event::RunEnded { status: Status::Failed | Status::Interrupted, .. } => {
+            "warn"
+        }
         _ => "info",
     };
     let line = Line {

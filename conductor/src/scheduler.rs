@@ -32,6 +32,16 @@ const KILL_PATIENCE: Duration = Duration::from_secs(3);
 /// Tasks that become due in one step; the next ones follow at once.
 const DUE_AT_ONCE: usize = 256;
 
+/// Tells one thing that is done for a run from all others in this process, and of which step it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Ticket {
+    pub(crate) run: Seq,
+    step: usize,
+    /// A core that was made again counts anew.
+    core: u64,
+    number: u64,
+}
+
 /// What is to be done for a run.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Work {
@@ -52,8 +62,13 @@ pub(crate) enum Work {
 /// What came of it.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Worked {
-    Opened { session_id: String, thread_id: Option<String> },
-    Taken { turn_id: String },
+    Opened {
+        session_id: String,
+        thread_id: Option<String>,
+    },
+    Taken {
+        turn_id: String,
+    },
     /// None: the turn still runs.
     Looked(Option<TurnEnd>),
     Ran(Ran),
@@ -110,6 +125,8 @@ pub(crate) struct Live {
     stream: Stream,
     /// Distinguishes one stream from the next.
     epoch: u64,
+    /// How much was asked for.
+    tickets: u64,
     /// Until when a stop waits.
     stopping: Option<(Duration, &'static str)>,
     /// When to look again.
@@ -120,6 +137,8 @@ pub(crate) struct Live {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 struct Hand {
     busy: bool,
+    /// What was asked for last; none of what an earlier core asked for.
+    ticket: Option<Ticket>,
     /// Its command was told to end.
     killed: bool,
     /// Nothing before then.
@@ -172,10 +191,16 @@ impl Live {
 
 impl Core {
     /// Takes in what came of something that was done for a run.
-    pub(crate) fn worked(&mut self, now: Now, seq: Seq, worked: Worked, out: &mut Vec<Effect>) {
+    pub(crate) fn worked(&mut self, now: Now, ticket: Ticket, worked: Worked, out: &mut Vec<Effect>) {
+        let seq = ticket.run;
         let Some(run) = self.state.tasks().run(seq).cloned() else { return };
         let hand = self.live.hands.entry(seq).or_default();
-        (hand.busy, hand.killed) = (false, false);
+        // It may be told twice, and late.
+        if hand.busy && ticket.step == run.step_index && hand.ticket.is_none_or(|asked| asked == ticket) {
+            (hand.busy, hand.killed) = (false, false);
+        } else if !matches!(worked, Worked::Opened { .. } | Worked::Closed) {
+            return;
+        }
         if let Worked::Unavailable(_) = worked {
             hand.not_before = Some(now.mono + pause(hand.failures));
             hand.failures += 1;
@@ -204,7 +229,14 @@ impl Core {
             Worked::Unavailable(why) => {
                 let failures = self.live.hands.get(&seq).map_or(0, |hand| hand.failures);
                 if failures == 1 {
-                    self.line(now, &run, Level::Warn, &format!("codexd cannot be asked, and is tried again: {why}"), None, out);
+                    self.note(
+                        now,
+                        &run,
+                        Level::Warn,
+                        &format!("codexd cannot be asked, and is tried again: {why}"),
+                        None,
+                        out,
+                    );
                 }
             }
             Worked::Failed(fault) => self.end(now, &run, Status::Failed, Some(fault), true, out),
@@ -225,14 +257,15 @@ impl Core {
                 self.look_again();
             }
             News::Gone(_) => {
-                let failures = if let Stream::Connecting { failures } = self.live.stream { failures } else { 0 };
+                let failures =
+                    if let Stream::Connecting { failures } = self.live.stream { failures } else { 0 };
                 self.live.stream = Stream::Down { until: now.mono + pause(failures), failures: failures + 1 };
             }
             News::Gap { to } => {
                 self.live.stream = Stream::On { latest: to };
                 for run in self.running() {
                     if run.session_id.is_some() {
-                        self.line(now, &run, Level::Warn, "Some events of codexd are lost.", Some(to), out);
+                        self.note(now, &run, Level::Warn, "Some events of codexd are lost.", Some(to), out);
                     }
                 }
                 self.look_again();
@@ -241,10 +274,11 @@ impl Core {
                 if let Stream::On { latest } = &mut self.live.stream {
                     *latest = seq.max(*latest);
                 }
-                let of = |run: &Arc<Run>| run.session_id.as_ref() == Some(&session_id) && run.codexd_seq < seq;
+                let of =
+                    |run: &Arc<Run>| run.session_id.as_ref() == Some(&session_id) && run.codexd_seq < seq;
                 let Some(run) = self.running().into_iter().find(of) else { return };
                 if let Some((level, text)) = line {
-                    self.line(now, &run, level, &text, Some(seq), out);
+                    self.note(now, &run, level, &text, Some(seq), out);
                 }
                 if turn_over {
                     let hand = self.live.hands.entry(run.seq).or_default();
@@ -282,7 +316,9 @@ impl Core {
             self.advance(now, run, out);
         }
         let live = self.state.tasks();
-        self.live.hands.retain(|seq, _| live.run(*seq).is_some_and(|run| run.session_open || run.status == Status::Running));
+        self.live.hands.retain(|seq, _| {
+            live.run(*seq).is_some_and(|run| run.session_open || run.status == Status::Running)
+        });
         self.may_exit(now, out);
     }
 
@@ -338,16 +374,18 @@ impl Core {
     /// Does the next thing for a run, if there is one that can be done.
     fn advance(&mut self, now: Now, seq: Seq, out: &mut Vec<Effect>) {
         let tasks = self.state.tasks();
-        let Some((run, task)) = tasks.run(seq).and_then(|run| Some((run.clone(), tasks.task(run.task)?.clone())))
+        let Some((run, task)) =
+            tasks.run(seq).and_then(|run| Some((run.clone(), tasks.task(run.task)?.clone())))
         else {
             return;
         };
         let hand = self.live.hands.get(&seq).copied().unwrap_or_default();
         if run.status != Status::Running {
-            if let (true, Some(session_id)) = (run.session_open, run.session_id.clone()) {
-                self.work(now, seq, Work::Close { session_id }, out);
-            }
-            return;
+            return match run.session_id.clone() {
+                _ if !run.session_open => {}
+                Some(session_id) => self.work(now, &run, Work::Close { session_id }, out),
+                None => self.open(now, &run, &task, out), // it may be there, and has to be known to be closed
+            };
         }
         let ends_at = Timestamp::from_millis(run.started_at.millis() + task.spec.timeout_ms);
         let late = now.wall >= ends_at;
@@ -359,7 +397,8 @@ impl Core {
             let stopped = self.live.stopping.is_some_and(|(until, _)| until <= now.mono);
             if (late || stopped || task.cancel.is_some()) && !hand.killed {
                 self.live.hands.entry(seq).or_default().killed = true;
-                out.push(Effect::Work { run: seq, work: Work::Kill });
+                let ticket = self.ticket(seq, run.step_index);
+                out.push(Effect::Work { ticket, work: Work::Kill });
             }
             return;
         }
@@ -375,9 +414,10 @@ impl Core {
                 let left = ends_at.millis().saturating_sub(now.wall.millis());
                 let timeout = Duration::from_millis(timeout_ms.map_or(left, |timeout| timeout.min(left)));
                 let task_id = self.state.id("task", task.seq);
-                let work = Work::Exec { task_id, cwd: task.spec.cwd.clone(), command: command.clone(), timeout };
-                self.begin_step(now, &run, 0, out);
-                self.work(now, seq, work, out);
+                let work =
+                    Work::Exec { task_id, cwd: task.spec.cwd.clone(), command: command.clone(), timeout };
+                self.begin_step(now, &run, None, out);
+                self.work(now, &run, work, out);
             }
             (Some(Step::Exec { .. }), Place::Between) => {}
             (Some(Step::Exec { .. }), _) => {
@@ -389,59 +429,63 @@ impl Core {
         }
     }
 
-    fn advance_turn(
-        &mut self,
-        now: Now,
-        run: &Run,
-        task: &Task,
-        input: &Value,
-        out: &mut Vec<Effect>,
-    ) {
+    fn advance_turn(&mut self, now: Now, run: &Run, task: &Task, input: &Value, out: &mut Vec<Effect>) {
         let Stream::On { latest } = self.live.stream else { return };
-        let Some(session_id) = run.session_id.clone() else {
-            let (task_id, run_id) = (self.state.id("task", task.seq), self.state.id("run", run.seq));
-            let (attempt, spec, thread_id) = (run.attempt, task.spec.clone(), task.thread_id.clone());
-            return self.work(now, run.seq, Work::Open { task_id, run_id, attempt, spec, thread_id }, out);
-        };
         match &run.place {
             Place::Between if self.live.stopping.is_some() => return,
-            Place::Between => self.begin_step(now, run, latest, out),
+            Place::Between => self.begin_step(now, run, Some(latest), out),
             Place::Begun { .. } => {}
             Place::Taken { turn_id, .. } => {
                 let watching = self.live.hands.get(&run.seq).is_some_and(|hand| hand.watching);
                 if !watching {
-                    self.work(now, run.seq, Work::Look { turn_id: turn_id.clone() }, out);
+                    self.work(now, run, Work::Look { turn_id: turn_id.clone() }, out);
                 }
                 return;
             }
         }
+        let Some(session_id) = run.session_id.clone() else {
+            return self.open(now, run, task, out);
+        };
         // The same whenever it is sent: under one key there is one request.
         let timeout_ms = task.spec.timeout_ms;
         let key = format!("{}-step-{}", self.state.id("run", run.seq), run.step_index);
-        self.work(now, run.seq, Work::Turn { session_id, key, input: input.clone(), timeout_ms }, out);
+        self.work(now, run, Work::Turn { session_id, key, input: input.clone(), timeout_ms }, out);
+    }
+
+    /// The same session however often it is asked for.
+    fn open(&mut self, now: Now, run: &Run, task: &Task, out: &mut Vec<Effect>) {
+        let (task_id, run_id) = (self.state.id("task", task.seq), self.state.id("run", run.seq));
+        let (attempt, spec, thread_id) = (run.attempt, task.spec.clone(), task.thread_id.clone());
+        self.work(now, run, Work::Open { task_id, run_id, attempt, spec, thread_id }, out);
     }
 
     /// Has something done for a run, unless something is, or it is too early.
-    fn work(&mut self, now: Now, run: Seq, work: Work, out: &mut Vec<Effect>) {
-        let hand = self.live.hands.entry(run).or_default();
+    fn work(&mut self, now: Now, run: &Run, work: Work, out: &mut Vec<Effect>) {
+        let ticket = self.ticket(run.seq, run.step_index);
+        let hand = self.live.hands.entry(run.seq).or_default();
         if hand.busy {
             return;
         }
         if let Some(at) = hand.not_before.filter(|at| *at > now.mono) {
             return self.live.earlier(at);
         }
-        hand.busy = true;
-        out.push(Effect::Work { run, work });
+        (hand.busy, hand.ticket) = (true, Some(ticket));
+        out.push(Effect::Work { ticket, work });
     }
 
-    fn begin_step(&mut self, now: Now, run: &Run, codexd_seq: Seq, out: &mut Vec<Effect>) {
+    fn ticket(&mut self, run: Seq, step: usize) -> Ticket {
+        self.live.tickets += 1;
+        Ticket { run, step, core: self.incarnation(), number: self.live.tickets }
+    }
+
+    fn begin_step(&mut self, now: Now, run: &Run, codexd_seq: Option<Seq>, out: &mut Vec<Effect>) {
         let run_id = self.state.id("run", run.seq);
         self.emit(now, Event::StepStarted { run_id, step_index: run.step_index, codexd_seq }, out);
         let step = match self.step_of(run) {
             Some(Step::Exec { command, .. }) => format!("Step {}: $ {command}", run.step_index),
             _ => format!("Step {}: a turn of Codex.", run.step_index),
         };
-        self.line(now, run, Level::Info, &step, None, out);
+        self.note(now, run, Level::Info, &step, None, out);
     }
 
     fn turn_ended(&mut self, now: Now, run: &Run, end: TurnEnd, out: &mut Vec<Effect>) {
@@ -463,14 +507,15 @@ impl Core {
             return;
         }
         if !ran.output.is_empty() {
-            self.line(now, run, Level::Info, &ran.output, None, out);
+            self.note(now, run, Level::Info, &ran.output, None, out);
         }
         let task = self.state.tasks().task(run.task);
         let cancelled = task.is_some_and(|task| task.cancel.is_some());
-        let late = task.is_some_and(|task| run.started_at.millis() + task.spec.timeout_ms <= now.wall.millis());
+        let late =
+            task.is_some_and(|task| run.started_at.millis() + task.spec.timeout_ms <= now.wall.millis());
         match ran.fault {
             None => {
-                self.line(now, run, Level::Info, "The command ended with exit code 0.", None, out);
+                self.note(now, run, Level::Info, "The command ended with exit code 0.", None, out);
                 let (exit_code, duration_ms) = (ran.exit_code, ran.duration_ms);
                 let text = Some(ran.output).filter(|text| !text.is_empty());
                 self.step_done(now, run, Outcome { text, usage: None, exit_code, duration_ms }, out);
@@ -501,7 +546,15 @@ impl Core {
     }
 
     /// Ends a run; `again` says whether the task may be tried again.
-    fn end(&mut self, now: Now, run: &Run, status: Status, error: Option<Fault>, again: bool, out: &mut Vec<Effect>) {
+    fn end(
+        &mut self,
+        now: Now,
+        run: &Run,
+        status: Status,
+        error: Option<Fault>,
+        again: bool,
+        out: &mut Vec<Effect>,
+    ) {
         let Some(task) = self.state.tasks().task(run.task).cloned() else { return };
         let failures = task.failures + u64::from(status == Status::Failed);
         let again = again && failures < task.spec.max_attempts;
@@ -514,7 +567,7 @@ impl Core {
                 false => "It is not tried again.",
             };
             let text = format!("Attempt {} is {}: {} {next}", run.attempt, status.name(), error.message);
-            self.line(now, run, Level::Error, &text, None, out);
+            self.note(now, run, Level::Error, &text, None, out);
         }
         let run_id = self.state.id("run", run.seq);
         self.emit(now, Event::RunEnded { run_id, status, error, retry_at }, out);
@@ -523,7 +576,15 @@ impl Core {
     }
 
     /// Writes a line into a run's log, within its bound.
-    fn line(&mut self, now: Now, run: &Run, level: Level, text: &str, codexd_seq: Option<Seq>, out: &mut Vec<Effect>) {
+    fn note(
+        &mut self,
+        now: Now,
+        run: &Run,
+        level: Level,
+        text: &str,
+        codexd_seq: Option<Seq>,
+        out: &mut Vec<Effect>,
+    ) {
         let lines = self.state.tasks().run(run.seq).map_or(0, |run| run.lines);
         // What tells how it ended is always told.
         let message = match lines {
@@ -540,7 +601,8 @@ impl Core {
     /// Ends the process once nothing of its own runs in it; turns of codexd go on without it.
     fn may_exit(&mut self, now: Now, out: &mut Vec<Effect>) {
         let Some((until, reason)) = self.live.stopping else { return };
-        let at_work = self.running().iter().any(|run| self.live.hands.get(&run.seq).is_some_and(|hand| hand.busy));
+        let at_work =
+            self.running().iter().any(|run| self.live.hands.get(&run.seq).is_some_and(|hand| hand.busy));
         if at_work && now.mono < until + KILL_PATIENCE {
             let next = if now.mono < until { until } else { until + KILL_PATIENCE };
             return self.live.earlier(next);
@@ -575,3 +637,6 @@ fn cut(text: &str) -> String {
         false => text.to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -78,6 +78,7 @@ impl Shell<Core> for World {
         };
         self.taken_up = Some(state.clone()); // a full disk is tried again each second: not all of it is read each time
         self.birth.next = log.next();
+        self.birth.incarnation += 1;
         Ok(Core::new(state, self.birth.clone()))
     }
 
@@ -104,7 +105,7 @@ impl Shell<Core> for World {
             Effect::Append(_) => {}
             Effect::Publish(system) => self.node.board.post(*system),
             Effect::Reply { id, outcome } => self.node.reply(id, outcome),
-            Effect::Work { run, work } => self.workers.work(&self.node, run, work),
+            Effect::Work { ticket, work } => self.workers.work(&self.node, ticket, work),
             Effect::Follow { epoch, after } => self.workers.follow(&self.node, epoch, after),
             Effect::Unfollow => self.workers.unfollow(),
             Effect::Stopping(reason) => self.birth.stopping = Some(reason),

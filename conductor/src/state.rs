@@ -200,7 +200,10 @@ impl State {
                 tasks.change_run(of(run_id), |run| run.session_open = false);
             }
             Event::StepStarted { run_id, codexd_seq, .. } => tasks.change_run(of(run_id), |run| {
-                (run.place, run.codexd_seq) = (Place::Begun { at }, *codexd_seq);
+                run.place = Place::Begun { at };
+                if let Some(seq) = codexd_seq {
+                    (run.codexd_seq, run.session_open) = (*seq, true);
+                }
             }),
             Event::StepAccepted { run_id, turn_id } => tasks.change_run(of(run_id), |run| {
                 let begun = run.place.begun_at().unwrap_or(at);
@@ -208,7 +211,9 @@ impl State {
             }),
             Event::StepFinished { run_id, outcome, .. } => {
                 let run = of(run_id);
-                tasks.change_run(run, |run| (run.place, run.step_index) = (Place::Between, run.step_index + 1));
+                tasks.change_run(run, |run| {
+                    (run.place, run.step_index) = (Place::Between, run.step_index + 1)
+                });
                 if let Some((task, attempt)) = tasks.run(run).map(|run| (run.task, run.attempt)) {
                     tasks.change(task, at, |task| {
                         let cut_off = std::mem::take(&mut task.cut_off);

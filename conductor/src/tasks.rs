@@ -63,7 +63,8 @@ common::body! {
 }
 
 /// What the documents show of it.
-pub(crate) const EXAMPLE: &str = r#"{"title":"say hello","steps":[{"kind":"codex","input":"Say hello in one sentence."}]}"#;
+pub(crate) const EXAMPLE: &str =
+    r#"{"title":"say hello","steps":[{"kind":"codex","input":"Say hello in one sentence."}]}"#;
 
 common::body! {
     /// Body of `POST /v1/tasks/:task_id/cancel`.
@@ -175,15 +176,21 @@ pub(crate) fn create(node: &Node, request: &Request) -> Result<Answer, Error> {
     let key = Key::of(request, "tasks", TaskCreate::FIELDS, &given)?;
     let bytes = serde_json::to_vec(&given).unwrap_or_default().len();
     if bytes > MAX_SPEC_BYTES {
-        return Err(Error::new(common::error::PAYLOAD_TOO_LARGE, format!("A task takes {MAX_SPEC_BYTES} bytes at the most.")));
+        return Err(Error::new(
+            common::error::PAYLOAD_TOO_LARGE,
+            format!("A task takes {MAX_SPEC_BYTES} bytes at the most."),
+        ));
     }
     let spec = spec(TaskCreate::parse(&given)?)?;
     if spec.steps.iter().any(|step| matches!(step, Step::Exec { .. })) {
         access::needs_token(node, request)?;
     }
     if spec.steps.iter().any(|step| matches!(step, Step::Codex { .. })) && !node.codexd.is_configured() {
-        return Err(Error::new(CODEXD_NOT_CONFIGURED, "A step is a turn of Codex, and there is no codexd to ask.")
-            .details(json!({ "env_var": "BAA_CODEXD_LOCAL_API_BASE" })));
+        return Err(Error::new(
+            CODEXD_NOT_CONFIGURED,
+            "A step is a turn of Codex, and there is no codexd to ask.",
+        )
+        .details(json!({ "env_var": "BAA_CODEXD_LOCAL_API_BASE" })));
     }
     let call = Call::Submit { key, spec: Box::new(spec), bytes: bytes as u64 + 512 };
     Ok(Answer::Json { status: 201, data: json!({ "task": only(task_views(node.ask(call)?)) }) })
@@ -196,7 +203,10 @@ fn spec(given: TaskCreate) -> Result<Spec, Error> {
     let steps = given.steps.iter().enumerate().map(|(index, step)| read_step(index, step));
     let not_before = given.not_before.as_deref().map(|text| {
         Timestamp::parse(text).ok_or_else(|| {
-            invalid("not_before", "Field `not_before` must be a time like 2026-01-31T04:00:00.000Z.".to_owned())
+            invalid(
+                "not_before",
+                "Field `not_before` must be a time like 2026-01-31T04:00:00.000Z.".to_owned(),
+            )
         })
     });
     if given.cwd.as_deref().is_some_and(|cwd| !cwd.starts_with('/') || cwd.contains('\0')) {
@@ -240,7 +250,9 @@ fn read_step(index: usize, step: &Value) -> Result<Step, Error> {
                     timeout
                         .as_u64()
                         .filter(|timeout| (1..=MAX_TIMEOUT_MS.unsigned_abs()).contains(timeout))
-                        .ok_or_else(|| wrong("timeout_ms", "must be a whole number of milliseconds up to a week"))?,
+                        .ok_or_else(|| {
+                            wrong("timeout_ms", "must be a whole number of milliseconds up to a week")
+                        })?,
                 ),
             };
             Ok(Step::Exec { command: command.to_owned(), timeout_ms })
@@ -384,7 +396,9 @@ pub(crate) fn logs(node: &Node, request: &Request) -> Result<Answer, Error> {
     let number = |name: &str| request.query_value(name).and_then(|value| value.parse::<u64>().ok());
     let task_id = request.param("task_id").to_owned();
     let run_id = request.query_value("run_id").map(|run| run.to_string());
-    let Reply::Tasks(_, tasks) = node.see(Read::Task(task_id.clone()))? else { return Err(unreadable("no task")) };
+    let Reply::Tasks(_, tasks) = node.see(Read::Task(task_id.clone()))? else {
+        return Err(unreadable("no task"));
+    };
     let Some(task) = tasks.first() else { return Err(unreadable("no task")) };
     let feed = node.lines()?;
     let limit = limit(request, 200);
@@ -392,11 +406,13 @@ pub(crate) fn logs(node: &Node, request: &Request) -> Result<Answer, Error> {
         Some(after) => (after.max(task.seq), false),
         None => (task.seq, true),
     };
-    let mut page = Page { task_id, run_id, limit, newest, lines: VecDeque::new(), reached: after, scanned: 0 };
+    let mut page =
+        Page { task_id, run_id, limit, newest, lines: VecDeque::new(), reached: after, scanned: 0 };
     let mut cursor = Cursor::after(after);
     page.read(&feed, &mut cursor, task.last_line)?;
     let until = Instant::now() + Duration::from_millis(number("wait_ms").unwrap_or(0));
-    while page.lines.is_empty() && Instant::now() < until && !node.host.is_stopping() && !request.abandoned() {
+    while page.lines.is_empty() && Instant::now() < until && !node.host.is_stopping() && !request.abandoned()
+    {
         feed.sleep(cursor.seq, until.min(Instant::now() + LOOK_EVERY));
         page.read(&feed, &mut cursor, Seq::MAX)?;
     }
@@ -449,7 +465,9 @@ impl Page {
         if task_id != self.task_id || self.run_id.as_ref().is_some_and(|wanted| *wanted != run_id) {
             return;
         }
-        self.lines.push_back(json!({ "seq": seq, "run_id": run_id, "level": level, "message": message, "created_at": at }));
+        self.lines.push_back(
+            json!({ "seq": seq, "run_id": run_id, "level": level, "message": message, "created_at": at }),
+        );
         if self.lines.len() > self.limit {
             self.lines.pop_front();
         }
@@ -479,7 +497,9 @@ impl Node {
     fn lines(&self) -> Result<std::sync::Arc<Feed>, Error> {
         match self.feed.get() {
             Some(feed) => Ok(feed.clone()),
-            None => Feed::open(&self.config.logs_dir).map(std::sync::Arc::new).map_err(|error| unreadable(&error.to_string())),
+            None => Feed::open(&self.config.logs_dir)
+                .map(std::sync::Arc::new)
+                .map_err(|error| unreadable(&error.to_string())),
         }
     }
 }
@@ -501,7 +521,10 @@ mod tests {
             ("[]", "Field `steps` must have 1 to 100 steps."),
             (r#"[{"kind":"x"}]"#, "Field `steps[0].kind` must be codex or exec."),
             (r#"[{"kind":"codex","input":"a"},7]"#, "Field `steps[1].kind` must be codex or exec."),
-            (r#"[{"kind":"codex","input":" "}]"#, "Field `steps[0].input` must be a text or a list of input items."),
+            (
+                r#"[{"kind":"codex","input":" "}]"#,
+                "Field `steps[0].input` must be a text or a list of input items.",
+            ),
             (r#"[{"kind":"exec"}]"#, "Field `steps[0].command` must be a command."),
             (
                 r#"[{"kind":"exec","command":"true","timeout_ms":0}]"#,
@@ -513,7 +536,10 @@ mod tests {
         let steps = r#""steps":[{"kind":"exec","command":"true"}]"#;
         for (field, message) in [
             (r#""cwd":"a""#, "Field `cwd` must be an absolute path."),
-            (r#""not_before":"tomorrow""#, "Field `not_before` must be a time like 2026-01-31T04:00:00.000Z."),
+            (
+                r#""not_before":"tomorrow""#,
+                "Field `not_before` must be a time like 2026-01-31T04:00:00.000Z.",
+            ),
         ] {
             assert_eq!(read(&format!("{{{steps},{field}}}")), Err(message.to_owned()));
         }

@@ -239,7 +239,8 @@ impl Codexd {
                 request = request.header(name, value);
             }
         }
-        let (place, times) = (call.place(), Times { response: self.deadlines.response + call.wait, streams: call.streams() });
+        let (place, times) =
+            (call.place(), Times { response: self.deadlines.response + call.wait, streams: call.streams() });
         match &call.body {
             None => self.run(agent, &place, times, request.body(())),
             Some(body) => {
@@ -388,11 +389,15 @@ impl Stream {
             None => "/v1/codexd/events".to_owned(),
         };
         let place = Place::new(false, &path);
-        let request = http::Request::builder().uri(format!("{}{path}", codexd.base()?)).header("accept", EVENT_STREAM);
+        let request =
+            http::Request::builder().uri(format!("{}{path}", codexd.base()?)).header("accept", EVENT_STREAM);
         let times = Times { response: codexd.deadlines.response, streams: true };
         let response = codexd.run(&self.0, &place, times, request.body(()))?;
         if !response.status().is_success() {
-            return Err(codexd.receive(&place, response).err().unwrap_or_else(|| codexd.unavailable(&place, &"no stream")));
+            return Err(codexd
+                .receive(&place, response)
+                .err()
+                .unwrap_or_else(|| codexd.unavailable(&place, &"no stream")));
         }
         Ok(response.into_body().into_reader())
     }

@@ -20,7 +20,7 @@ use crate::api::Node;
 use crate::core::{Call, Input};
 use crate::event::Level;
 use crate::host::{Caller, Exec};
-use crate::scheduler::{MAX_LINE_BYTES, News, Ran, TurnEnd, Work, Worked};
+use crate::scheduler::{MAX_LINE_BYTES, News, Ran, Ticket, TurnEnd, Work, Worked};
 use crate::state::{Fault, Spec};
 use crate::upstream::Stream;
 
@@ -54,9 +54,9 @@ pub(crate) struct Workers {
 
 impl Workers {
     /// Has something done for a run.
-    pub(crate) fn work(&mut self, node: &Arc<Node>, run: Seq, work: Work) {
+    pub(crate) fn work(&mut self, node: &Arc<Node>, ticket: Ticket, work: Work) {
         if work == Work::Kill {
-            if let Some(unwanted) = self.commands.get(&run) {
+            if let Some(unwanted) = self.commands.get(&ticket.run) {
                 unwanted.store(true, Ordering::SeqCst);
             }
             return;
@@ -64,17 +64,17 @@ impl Workers {
         let unwanted = Arc::new(AtomicBool::new(false));
         self.commands.retain(|_, unwanted| Arc::strong_count(unwanted) > 1);
         if matches!(work, Work::Exec { .. }) {
-            self.commands.insert(run, unwanted.clone());
+            self.commands.insert(ticket.run, unwanted.clone());
         }
         let doing = node.clone();
         let job = move || {
-            let worked = done(&doing, run, work, &unwanted);
-            tell(&doing, run, worked);
+            let worked = done(&doing, ticket.run, work, &unwanted);
+            tell(&doing, ticket, worked);
         };
         let builder = thread::Builder::new().name("worker".to_string()).stack_size(STACK_BYTES);
         if let Err(error) = builder.spawn(job) {
             let worked = Box::new(Worked::Unavailable(format!("no thread: {error}")));
-            node.tell(Input::Call { id: 0, call: Call::Worked { run, worked } });
+            node.tell(Input::Call { id: 0, call: Call::Worked { ticket, worked } });
         }
     }
 
@@ -102,8 +102,8 @@ impl Workers {
 }
 
 /// Tells the core, again and again until that is written down or the process ends.
-fn tell(node: &Node, run: Seq, worked: Worked) {
-    while node.ask(Call::Worked { run, worked: Box::new(worked.clone()) }).is_err() {
+fn tell(node: &Node, ticket: Ticket, worked: Worked) {
+    while node.ask(Call::Worked { ticket, worked: Box::new(worked.clone()) }).is_err() {
         thread::sleep(STORAGE_RETRY);
     }
 }
@@ -123,7 +123,9 @@ fn done(node: &Node, run: Seq, work: Work, unwanted: &AtomicBool) -> Worked {
             match node.codexd.post("/v1/codexd/turn", &body, Some(&key)) {
                 // Not busy, but closed: by somebody else.
                 Err(error) if error.code.status == 409 && !is_busy(&error) => Worked::Lost(error.message),
-                answer => asked(answer, |data| Worked::Taken { turn_id: text(&data["turnId"]).unwrap_or_default() }),
+                answer => {
+                    asked(answer, |data| Worked::Taken { turn_id: text(&data["turnId"]).unwrap_or_default() })
+                }
             }
         }
         Work::Look { turn_id } => asked(node.codexd.get(&format!("/v1/codexd/turns/{turn_id}")), |data| {
@@ -182,7 +184,8 @@ fn open(
     thread_id: Option<String>,
 ) -> Worked {
     let mut body = json!({ "purpose": "worker", "metadata": metadata, "cwd": cwd });
-    let given = [("model", spec.model.clone().map(Value::from)), ("sandbox", spec.sandbox.clone().map(Value::from))];
+    let given =
+        [("model", spec.model.clone().map(Value::from)), ("sandbox", spec.sandbox.clone().map(Value::from))];
     for (name, value) in given.into_iter().chain([("approvalPolicy", spec.approval_policy.clone())]) {
         if let Some(value) = value {
             body[name] = value;
@@ -191,7 +194,8 @@ fn open(
     if let Some(thread_id) = thread_id {
         // What was said so far goes on, where the child still has it.
         body["threadId"] = json!(thread_id);
-        let answer = opened(node.codexd.post("/v1/codexd/sessions", &body, Some(&format!("{run_id}-resumed"))));
+        let answer =
+            opened(node.codexd.post("/v1/codexd/sessions", &body, Some(&format!("{run_id}-resumed"))));
         if !matches!(answer, Worked::Lost(_) | Worked::Refused(_)) {
             return answer;
         }
@@ -219,7 +223,14 @@ fn folder(node: &Node, task_id: &str, cwd: Option<&str>) -> Result<PathBuf, Faul
     })
 }
 
-fn exec(node: &Node, run: Seq, command: String, cwd: PathBuf, timeout_ms: u64, unwanted: &AtomicBool) -> Worked {
+fn exec(
+    node: &Node,
+    run: Seq,
+    command: String,
+    cwd: PathBuf,
+    timeout_ms: u64,
+    unwanted: &AtomicBool,
+) -> Worked {
     let caller = Caller { request_id: &format!("run-{run}"), peer: "scheduler".to_owned() };
     let exec = Exec {
         command,
@@ -261,7 +272,9 @@ fn listen(node: &Node, stream: &Stream, epoch: u64, after: Option<Seq>) -> Strin
             Ok(_) => {}
             Err(error) => return error.to_string(),
         }
-        let Some(text) = std::str::from_utf8(&line).ok().and_then(|text| text.strip_prefix("data:")) else { continue };
+        let Some(text) = std::str::from_utf8(&line).ok().and_then(|text| text.strip_prefix("data:")) else {
+            continue;
+        };
         if let Some(news) = news(text.trim())
             && !node.tell_surely(Input::Heard { epoch, news })
         {
@@ -284,7 +297,8 @@ fn news(line: &str) -> Option<News> {
         _ if !TOLD.contains(&kind) => return None, // the text of another event quotes it
         _ => {}
     }
-    let turn_over = matches!(kind, "app-server.turn.completed" | "turn.interrupted" | "turn.settled" | "turn.refused");
+    let turn_over =
+        matches!(kind, "app-server.turn.completed" | "turn.interrupted" | "turn.settled" | "turn.refused");
     let line = match kind {
         "app-server.item.completed" => item(&detail["item"]),
         "app-server.error" => text(&detail["error"]["message"]).map(|text| (Level::Warn, text)),
@@ -298,7 +312,9 @@ fn news(line: &str) -> Option<News> {
 /// A finished item of a turn as a line: what the agent said, what it ran, what it changed.
 fn item(item: &Value) -> Option<(Level, String)> {
     match item["type"].as_str()? {
-        "agentMessage" => text(&item["text"]).map(|text| (Level::Info, tail(&text, MAX_LINE_BYTES).to_owned())),
+        "agentMessage" => {
+            text(&item["text"]).map(|text| (Level::Info, tail(&text, MAX_LINE_BYTES).to_owned()))
+        }
         "commandExecution" => {
             let command = text(&item["command"]).unwrap_or_default();
             let end = match item["exitCode"].as_i64() {

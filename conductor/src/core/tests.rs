@@ -20,6 +20,7 @@ fn started(state: State, cut_off: bool) -> (Core, Vec<Effect>) {
         term,
         pid: 1,
         max_active_runs,
+        incarnation: 0,
         stopping,
     };
     let mut core = Core::new(state, birth);
@@ -46,7 +47,7 @@ fn told(out: &[Effect]) -> String {
         Effect::Publish(system) => format!("publish {}", system.system.mode.name()),
         Effect::Reply { id, outcome: Ok(reply) } => format!("reply {id} {reply:?}"),
         Effect::Reply { id, outcome: Err(error) } => format!("reply {id} {}", error.code.name),
-        Effect::Work { run, work } => format!("work {run} {work:?}"),
+        Effect::Work { ticket, work } => format!("work {} {work:?}", ticket.run),
         Effect::Follow { epoch, after } => format!("follow {epoch} {after:?}"),
         Effect::Unfollow => "unfollow".to_owned(),
         Effect::Stopping(_) => "stopping".to_owned(),

@@ -71,7 +71,9 @@ impl Status {
 
     pub(crate) fn parse(text: &str) -> Option<Status> {
         use Status::{Canceled, Completed, Failed, Interrupted, Queued, Running};
-        [Queued, Running, Completed, Failed, Canceled, Interrupted].into_iter().find(|status| status.name() == text)
+        [Queued, Running, Completed, Failed, Canceled, Interrupted]
+            .into_iter()
+            .find(|status| status.name() == text)
     }
 
     fn is_over(self) -> bool {
@@ -157,7 +159,7 @@ pub(crate) struct Run {
     pub(crate) attempt: u64,
     pub(crate) status: Status,
     pub(crate) session_id: Option<String>,
-    /// Whether the session is open, as far as is known.
+    /// Whether there may be a session that is not closed.
     pub(crate) session_open: bool,
     pub(crate) step_index: usize,
     pub(crate) place: Place,
