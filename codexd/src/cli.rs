@@ -13,7 +13,7 @@ use crate::core::{STATUS_SESSIONS, Snapshot};
 use crate::documents::{self, Paths};
 use crate::state::ChildStatus;
 use crate::transcript::Transcripts;
-use crate::{api, daemon, smoke};
+use crate::{api, commands, daemon, smoke};
 
 /// Everything that codexd can be told.
 pub const PROGRAM: Program = Program {
@@ -49,6 +49,61 @@ pub const PROGRAM: Program = Program {
             help: "Sends one turn through a throw-away codexd of its own, a line a check.",
             examples: &["codexd smoke --server-command /opt/homebrew/bin/codex"],
             run: |values| Ok(smoke::run(&Config::read(values)?)?),
+        },
+        Command {
+            name: "sessions",
+            arguments: &[],
+            help: "Lists the sessions of a running codexd, the newest last.",
+            examples: &["codexd sessions", "codexd sessions --json"],
+            run: commands::sessions,
+        },
+        Command {
+            name: "turn",
+            arguments: &["SESSION", "TEXT"],
+            help: "Sends a turn and prints the answer. TEXT - reads it from stdin. The answer is what the agent says last, once \
+                   the turn has ended; with --follow it is all that the agent says, as it is written. What the agent does \
+                   (with --follow) and waits for is told on stderr. --json prints the turn, with --follow its events, a line \
+                   each; without it control characters are shown escaped. Exits 0 only if the turn completed. Ctrl-C ends \
+                   the command and leaves the turn running, and says how to follow it or to end it.",
+            examples: &[
+                "codexd turn session-1 'What is in this folder?' --follow",
+                "codexd turn session-1 - --json",
+                "codexd turn session-1 -- '--help is what?'",
+            ],
+            run: commands::turn,
+        },
+        Command {
+            name: "events",
+            arguments: &[],
+            help: "Prints what happened, an event a line. On a terminal for people (times are UTC), else and with --json each \
+                   line is JSON. With --follow it goes on with what happens, until codexd stops: it exits 69 then, and says \
+                   how to go on. What is no longer retained is told on stderr.",
+            examples: &[
+                "codexd events --after 120",
+                "codexd events --follow --session session-1 --type 'turn.*'",
+            ],
+            run: commands::events,
+        },
+        Command {
+            name: "approvals",
+            arguments: &[],
+            help: "Lists what agents wait for: until when, and what they ask.",
+            examples: &["codexd approvals"],
+            run: commands::approvals,
+        },
+        Command {
+            name: "approve",
+            arguments: &["ID"],
+            help: "Lets an agent do what it asks for, this once.",
+            examples: &["codexd approve approval-1"],
+            run: |values| commands::decide(values, "accept"),
+        },
+        Command {
+            name: "decline",
+            arguments: &["ID"],
+            help: "Does not let it; its turn goes on without.",
+            examples: &["codexd decline approval-1"],
+            run: |values| commands::decide(values, "decline"),
         },
     ],
 };
@@ -149,4 +204,12 @@ fn plain(value: &Value) -> String {
 
 fn say_json(value: &Value) -> Result<(), Failure> {
     say(format_args!("{value:#}\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_table_has_no_faults() {
+        assert_eq!(common::cli::faults(&super::PROGRAM), Vec::<String>::new());
+    }
 }

@@ -35,7 +35,7 @@ pub const FLAGS: &[Flag] = &[
         "--local-api-base",
         "BAA_CODEXD_LOCAL_API_BASE",
         "URL",
-        "Where to listen: loopback; port 0 is any.",
+        "Where codexd listens: loopback; port 0 is any.",
     )
     .default("http://127.0.0.1:4319"),
     Flag::new("--event-stream-path", "BAA_CODEXD_EVENT_STREAM_PATH", "PATH", "Path of the event stream.")
@@ -113,7 +113,25 @@ pub const FLAGS: &[Flag] = &[
     )
     .default("1073741824"),
     Flag::variable("BAA_LOG", "LEVEL", "What stderr tells: error, warn, info or debug.").default("info"),
-    Flag::switch("--json", "", "Print JSON.").of(&["config", "status"]),
+    Flag::switch("--json", "", "JSON instead of text.").of(&[
+        "config",
+        "status",
+        "sessions",
+        "turn",
+        "events",
+        "approvals",
+    ]),
+    Flag::switch("--follow", "", "What happens, as it happens.").of(&["turn", "events"]),
+    Flag::new(
+        "--after",
+        "",
+        "SEQ",
+        "Only events behind this number; from the oldest that is retained by default.",
+    )
+    .of(&["events"]),
+    Flag::new("--session", "", "ID", "Only events of this session.").of(&["events"]),
+    Flag::new("--type", "", "PATTERN", "Only events of this type; a prefix ends in .* (turn.*).")
+        .of(&["events"]),
 ];
 
 /// What codexd runs with.

@@ -5,13 +5,15 @@
 //! step, with its parts in `sessions`, `turns`, `interrupts`, `approvals`, `history`, `requests`, `supervise` and `deltas`;
 //! `shell` performs it; `app_server` speaks with the child; `routes`, `api`, `events` and `views` speak with callers;
 //! `transcript` keeps what
-//! the log forgets; `disk` measures, `metrics` counts; `daemon` puts it all together.
+//! the log forgets; `disk` measures, `metrics` counts; `daemon` puts it all together; `cli` and `commands` are the command
+//! line.
 
 mod api;
 mod app_server;
 mod approvals;
 mod ceilings;
 mod cli;
+mod commands;
 mod config;
 mod core;
 mod cut;

@@ -5,9 +5,11 @@
 use std::ffi::OsString;
 use std::fmt::{Display, Write as _};
 use std::io::Write as _;
+use std::ops::ControlFlow;
 use std::process::ExitCode;
 
 use crate::config::{self, EXIT_CODES, EXIT_FAILED, EXIT_USAGE, Flag, Usage, Values};
+use crate::terminal::{Screen, Style, Text, safe};
 
 const SETTINGS: &str = "Settings (a flag wins over its variable; an empty variable is an unset one)";
 
@@ -33,7 +35,7 @@ pub struct Command {
     pub name: &'static str,
     /// What it needs to be told, in order: `SESSION`, `TEXT`.
     pub arguments: &'static [&'static str],
-    /// What it does, in a line.
+    /// What it does: a first sentence for the list, and what else there is to know.
     pub help: &'static str,
     /// Command lines that a reader can copy.
     pub examples: &'static [&'static str],
@@ -64,32 +66,61 @@ impl From<String> for Failure {
     }
 }
 
-/// Prints what was asked for.
+/// Prints what was asked for, without what a terminal would obey.
 ///
 /// # Errors
 /// If stdout cannot be written; that nobody reads on is no failure (`conductor config | head`).
 pub fn say(text: impl Display) -> Result<(), Failure> {
+    write(&safe(&text.to_string())).map(drop)
+}
+
+/// Prints text that is made for stdout, and says whether somebody reads on.
+///
+/// # Errors
+/// If stdout cannot be written.
+pub fn show(text: &Text) -> Result<ControlFlow<()>, Failure> {
+    write(text.as_str())
+}
+
+/// Tells something beside what was asked for: on stderr, so that stdout stays what it is.
+pub fn note(style: Style, text: &str) {
+    let mut err = std::io::stderr().lock();
+    let mut shown = Screen::of(&err).text();
+    shown.put(style, text);
+    shown.end();
+    let _ = err.write_all(shown.as_str().as_bytes()); // nobody can be told that stderr is gone
+}
+
+fn write(text: &str) -> Result<ControlFlow<()>, Failure> {
     let mut out = std::io::stdout().lock();
-    match write!(out, "{text}").and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(Failure::new("cannot write to stdout", &error))
-        }
-        _ => Ok(()),
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => Ok(ControlFlow::Continue(())),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(ControlFlow::Break(())),
+        Err(error) => Err(Failure::new("cannot write to stdout", &error)),
     }
 }
 
 impl Program {
     /// Does what the process was asked to do, and says how that ended.
     pub fn main(&self) -> ExitCode {
-        let done = self.read(std::env::args_os().skip(1), |name| std::env::var_os(name));
+        let args: Vec<OsString> = std::env::args_os().skip(1).collect();
+        let done = self.read(args.iter().cloned(), |name| std::env::var_os(name));
         let Err(Failure(code, message)) = done.map_err(Failure::from).and_then(|values| self.run(&values))
         else {
             return ExitCode::SUCCESS;
         };
-        let hint = if code == EXIT_USAGE { format!("; see `{} help`", self.name) } else { String::new() };
+        let hint = if code == EXIT_USAGE { self.hint(&args) } else { String::new() };
         // Nobody can be told that stderr is gone.
-        let _ = writeln!(std::io::stderr(), "{}: {message}{hint}", self.name);
+        let _ = writeln!(std::io::stderr(), "{}: {}{hint}", self.name, safe(&message));
         ExitCode::from(code)
+    }
+
+    /// Where to read on: the help of the command, as far as `args` name one.
+    fn hint(&self, args: &[OsString]) -> String {
+        let named = |command: &&Command| args.iter().any(|arg| arg == command.name);
+        let command =
+            self.commands.iter().find(named).map_or(String::new(), |command| format!(" {}", command.name));
+        format!("; see `{} help{command}`", self.name)
     }
 
     /// What `args` (without the program's name) and the variables that `env` looks up ask for.
@@ -124,8 +155,10 @@ impl Program {
         match values.command() {
             "version" => say(format_args!("{} {}\n", self.name, self.version)),
             "help" => match values.given_arguments() {
-                [] => say(self.help()),
-                [name, ..] => say(self.help_of(self.command(name)?)),
+                [name, ..] if !["help", "version"].contains(&name.as_str()) => {
+                    say(self.help_of(self.command(name)?))
+                }
+                _ => say(self.help()),
             },
             name => (self.command(name)?.run)(values),
         }
@@ -141,17 +174,18 @@ impl Program {
 
     /// All of it, for `help`.
     pub fn help(&self) -> String {
-        let mut rows: Vec<(String, &str)> =
-            self.commands.iter().map(|command| (self.line(command), command.help)).collect();
-        rows.push((format!("{} help [COMMAND]", self.name), "This text, or all about one command."));
-        rows.push((format!("{} version", self.name), "Its version."));
+        let own = self.commands.iter().map(|command| (self.line(command), first_sentence(command.help)));
+        let common =
+            [("help [COMMAND]", "This text, or all about one command."), ("version", "Its version.")];
+        let common = common.map(|(line, help)| (format!("{} {line}", self.name), help));
+        let commands: String =
+            own.chain(common).map(|(line, help)| format!("  {line}\n      {help}\n")).collect();
         let (own, settings) = self.flags_of(|flag| !flag.commands.is_empty());
         let codes = EXIT_CODES.map(|(code, meaning)| (code.to_string(), meaning));
         format!(
-            "{}: {}\n\nCommands:\n{}\nFlags of commands:\n{}\n{SETTINGS}:\n{}\nExit codes:\n{}",
+            "{}: {}\n\nCommands:\n{commands}\nFlags of commands:\n{}\n{SETTINGS}:\n{}\nExit codes:\n{}",
             self.name,
             self.about,
-            columns(&rows),
             config::help(&own),
             config::help(&settings),
             columns(&codes),
@@ -161,7 +195,7 @@ impl Program {
     /// One command, for `help COMMAND` and `COMMAND --help`.
     pub fn help_of(&self, command: &Command) -> String {
         let (own, settings) = self.flags_of(|flag| flag.commands.contains(&command.name));
-        let mut text = format!("{}\n\n{}\n", self.line(command), command.help);
+        let mut text = format!("{}\n\n{}\n", self.line(command), command.help.replace(". ", ".\n"));
         if !own.is_empty() {
             let _ = write!(text, "\nFlags:\n{}", config::help(&own));
         }
@@ -191,8 +225,65 @@ impl Program {
     }
 }
 
+/// What is wrong with a table, a sentence each: for the tests of whoever has one.
+pub fn faults(program: &Program) -> Vec<String> {
+    let mut faults = Vec::new();
+    let mut check = |fine: bool, what: &str, why: &str| {
+        if !fine {
+            faults.push(format!("{what} {why}"));
+        }
+    };
+    let sentence = |text: &str| text.ends_with('.') && !text.starts_with(|c: char| c.is_whitespace());
+    for flag in program.flags {
+        check(sentence(flag.help), flag.name, "has a help that is no sentence");
+        for name in flag.commands {
+            check(
+                program.commands.iter().any(|command| command.name == *name),
+                flag.name,
+                "is for no command",
+            );
+        }
+    }
+    for command in program.commands {
+        check(sentence(command.help), command.name, "has a help that is no sentence");
+        check(!command.examples.is_empty(), command.name, "has no example");
+        for example in command.examples {
+            let mut words = words(example).into_iter();
+            let own = words.next().is_some_and(|word| word == program.name);
+            let read = program.read(words, |_| None);
+            let why = match &read {
+                Err(usage) => format!("does not parse: {usage}"),
+                Ok(_) => "is an example of something else".to_string(),
+            };
+            check(own && read.is_ok_and(|values| values.command() == command.name), example, &why);
+        }
+    }
+    faults
+}
+
+/// The words of a shell's line; quotes keep some together.
+fn words(line: &str) -> Vec<OsString> {
+    let (mut words, mut quote) = (vec![String::new()], None);
+    for c in line.chars() {
+        match (c, quote) {
+            ('\'' | '"', None) => quote = Some(c),
+            (c, Some(open)) if c == open => quote = None,
+            (' ', None) => words.push(String::new()),
+            (c, _) => words.last_mut().into_iter().for_each(|word| word.push(c)),
+        }
+    }
+    words.into_iter().map(OsString::from).collect()
+}
+
+fn first_sentence(text: &str) -> &str {
+    text.split_inclusive(". ").next().unwrap_or_default().trim_end()
+}
+
 /// Two columns, the first as wide as it must be.
 fn columns(rows: &[(String, &str)]) -> String {
     let width = rows.iter().map(|(left, _)| left.len()).max().unwrap_or(0);
     rows.iter().map(|(left, right)| format!("  {left:width$}  {right}\n")).collect()
 }
+
+#[cfg(test)]
+mod tests;

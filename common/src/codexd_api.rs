@@ -6,6 +6,7 @@
 mod answers;
 
 pub use answers::*;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::wire::Field;
 
@@ -40,6 +41,19 @@ pub const APPROVALS: &str = "/v1/codexd/approvals";
 pub const APPROVAL: &str = "/v1/codexd/approvals/:id";
 /// The child's list of models.
 pub const MODELS: &str = "/v1/codexd/models";
+
+/// What stays as it is in a path segment or a query value; all else is percent-encoded, dots too: `..` is no step up.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
+
+/// A value as it stands in a path or a query.
+pub fn encoded(value: &str) -> String {
+    utf8_percent_encode(value, ENCODED).to_string()
+}
+
+/// A path of these with an id in its place, which it cannot leave.
+pub fn with_id(path: &str, id: &str) -> String {
+    path.replace(":id", &encoded(id))
+}
 
 /// The longest a call may wait for the end of a turn, in milliseconds: ten minutes.
 pub const MAX_WAIT_MS: i64 = 600_000;

@@ -49,6 +49,15 @@ pub fn wait_readable<const N: usize>(files: [Option<BorrowedFd<'_>>; N], patienc
     polled.map(|polled| ready > 0 && polled.revents != 0)
 }
 
+/// How many columns the terminal of `file` has, if it is one that knows.
+pub fn terminal_columns(file: BorrowedFd<'_>) -> Option<usize> {
+    // SAFETY: winsize is plain data for which all zeroes is a valid value.
+    let mut size: libc::winsize = unsafe { std::mem::zeroed() };
+    // SAFETY: this request writes one winsize, and `size` is valid for that; the descriptor is open while it is borrowed.
+    let asked = unsafe { libc::ioctl(file.as_raw_fd(), libc::TIOCGWINSZ, &mut size) };
+    check(asked).ok().map(|()| usize::from(size.ws_col)).filter(|&columns| columns > 0)
+}
+
 /// Lets so many connections wait to be accepted, as far as the system allows; std asks for 128.
 pub fn set_backlog(listener: &TcpListener, most: usize) -> io::Result<()> {
     let most = libc::c_int::try_from(most).unwrap_or(libc::c_int::MAX);

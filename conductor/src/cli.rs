@@ -7,9 +7,9 @@ use common::cli::{Command, Failure, Program, say};
 use common::client::Client;
 use common::config::{EXIT_FAILED, LocalUrl, Usage, Values, boolean};
 use common::{signal, sys, trace};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::config::{Config, FLAGS};
+use crate::config::{self, Config, FLAGS, Token};
 use crate::core::Input;
 use crate::daemon::Daemon;
 use crate::upstream::Deadlines;
@@ -24,7 +24,7 @@ const PROGRAM: Program = Program {
         Command {
             name: "start",
             arguments: &[],
-            help: "Serves until SIGTERM.",
+            help: "Runs the daemon until SIGTERM.",
             examples: &[
                 "conductor start --local-api http://127.0.0.1:4317 --codexd-local-api http://127.0.0.1:4319",
             ],
@@ -33,7 +33,7 @@ const PROGRAM: Program = Program {
         Command {
             name: "status",
             arguments: &[],
-            help: "Asks the running conductor how it is.",
+            help: "Asks the running conductor how the node is.",
             examples: &["conductor status --local-api http://127.0.0.1:4317"],
             run: status,
         },
@@ -84,35 +84,44 @@ fn start(config: Config) -> Result<(), Failure> {
 }
 
 fn status(values: &Values) -> Result<(), Failure> {
-    let daemon = Client::new("conductor", local_api(&Config::read(values)?)?);
+    let config = Config::read(values)?;
+    let daemon = Client::new("conductor", local_api(&config)?)
+        .authorized(config.token.as_ref().map(Token::authorization));
     let snapshot = daemon.call("/v1/runtime", None)?;
-    match values.need("--json", boolean)? {
-        true => say(format_args!("{snapshot:#}\n")),
-        false => say(status_text(&snapshot)),
+    if values.need("--json", boolean)? {
+        return say(format_args!("{snapshot:#}\n"));
     }
+    let system = daemon.call("/v1/system/state", None)?;
+    let codexd = match daemon.call("/v1/codex", None) {
+        Ok(data) => format!(
+            "{}, {} of {} sessions active",
+            data["daemon"]["child"]["status"].as_str().unwrap_or("unknown"),
+            data["sessions"]["active_count"],
+            data["sessions"]["count"]
+        ),
+        Err(Failure(_, why)) => why,
+    };
+    say(status_text(&snapshot, &system, &codexd))
 }
 
-/// A snapshot for people, a fact a line.
-fn status_text(snapshot: &Value) -> String {
+/// The node for people, a fact a line.
+fn status_text(snapshot: &Value, system: &Value, codexd: &str) -> String {
+    let at = |from: &Value, pointer: &str| from.pointer(pointer).cloned().unwrap_or_default();
     let facts = [
-        ("identity", "/identity"),
-        ("lease_state", "/daemon/leaseState"),
-        ("version", "/runtime/version"),
-        ("pid", "/runtime/pid"),
-        ("started_at", "/runtime/startedAt"),
-        ("local_api_base", "/controlApi/localApiBase"),
-        ("codexd_local_api_base", "/codexd/localApiBase"),
+        ("identity", at(snapshot, "/identity")),
+        ("lease_state", at(snapshot, "/daemon/leaseState")),
+        ("holder_id", at(system, "/holder_id")),
+        ("mode", at(system, "/mode")),
+        ("queued_tasks", at(system, "/queued_tasks")),
+        ("active_runs", at(system, "/active_runs")),
+        ("version", at(snapshot, "/runtime/version")),
+        ("pid", at(snapshot, "/runtime/pid")),
+        ("started_at", at(snapshot, "/runtime/startedAt")),
+        ("local_api_base", at(snapshot, "/controlApi/localApiBase")),
+        ("codexd_local_api_base", at(snapshot, "/codexd/localApiBase")),
+        ("codexd", json!(codexd)),
     ];
-    let mut lines = String::new();
-    for (name, pointer) in facts {
-        let value = snapshot.pointer(pointer).filter(|value| !value.is_null());
-        let shown = match value {
-            None => "not-configured".to_string(),
-            Some(Value::String(text)) => text.clone(),
-            Some(other) => other.to_string(),
-        };
-        lines.push_str(&format!("{name}: {shown}\n"));
-    }
+    let mut lines = config::text(facts);
     for warning in snapshot["warnings"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         lines.push_str(&format!("warning: {warning}\n"));
     }
@@ -122,4 +131,12 @@ fn status_text(snapshot: &Value) -> String {
 fn local_api(config: &Config) -> Result<LocalUrl, Usage> {
     let missing = || Usage("--local-api (BAA_CONDUCTOR_LOCAL_API) is required".to_string());
     config.local_api.clone().ok_or_else(missing)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_table_has_no_faults() {
+        assert_eq!(common::cli::faults(&super::PROGRAM), Vec::<String>::new());
+    }
 }

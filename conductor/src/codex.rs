@@ -8,20 +8,16 @@ use common::Error;
 use common::codexd_api::{
     APPROVAL, APPROVALS, ApprovalAnswer, CLOSE, EVENTS, EVENTS_QUERY, INTERRUPT, MAX_WAIT_MS, MODELS,
     SESSION, SESSIONS, SESSIONS_QUERY, STATUS, SessionCreate, TRANSCRIPT, TRANSCRIPT_QUERY, TURN, TURN_QUERY,
-    TURN_READ, TurnCreate,
+    TURN_READ, TurnCreate, encoded, with_id,
 };
 use common::config::LocalUrl;
 use common::http::{Answer, Request};
 use common::wire::{Field, Object};
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use crate::api::Node;
 use crate::describe::codex_routes;
 use crate::upstream::{Call, Codexd};
-
-/// What stays as it is in a path segment or a query value; all else is percent-encoded.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'~');
 
 /// `GET /v1/codex`.
 pub(crate) fn status(node: &Node, request: &Request) -> Result<Answer, Error> {
@@ -112,16 +108,11 @@ fn post(node: &Node, call: Call, fields: &[Field], given: Object) -> Result<Answ
     node.codexd.pass(&Call { body: Some(Value::Object(forward(fields, given)).to_string()), ..call })
 }
 
-/// A path of codexd with an id in its place, which it cannot leave.
-fn with_id(path: &str, id: &str) -> String {
-    path.replace(":id", &utf8_percent_encode(id, ENCODED).to_string())
-}
-
 /// A call without a body to a path of codexd, with those query values that `query` names.
 fn call<'a>(request: &'a Request, path: &str, query: &[Field]) -> Call<'a> {
     let query = forward_query(query, request.query());
     let wait = wait(&query);
-    let encode = |(name, value): &(&str, &str)| format!("{name}={}", utf8_percent_encode(value, ENCODED));
+    let encode = |(name, value): &(&str, &str)| format!("{name}={}", encoded(value));
     let query: Vec<String> = query.iter().map(encode).collect();
     Call { request, path: path.to_string(), query: query.join("&"), body: None, may_stream: false, wait }
 }

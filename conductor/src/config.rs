@@ -13,70 +13,77 @@ use serde_json::{Value, json};
 
 /// Every setting, in the order of the help.
 pub(crate) const FLAGS: &[Flag] = &[
-    Flag::new("--node-id", "BAA_NODE_ID", "ID", "name of this node").default("mini-main"),
-    Flag::new("--host", "BAA_CONDUCTOR_HOST", "HOST", "name of this machine").default("mini"),
-    Flag::new("--role", "BAA_CONDUCTOR_ROLE", "ROLE", "primary or standby").default("primary"),
-    Flag::new("--local-api", "BAA_CONDUCTOR_LOCAL_API", "URL", "where to listen, http://127.0.0.1:4317"),
-    Flag::variable("BAA_CONDUCTOR_LOCAL_API_ALLOWED_HOSTS", "HOSTS", "Tailscale addresses to listen on")
+    Flag::new("--node-id", "BAA_NODE_ID", "ID", "Name of this node.").default("mini-main"),
+    Flag::new("--host", "BAA_CONDUCTOR_HOST", "HOST", "Name of this machine.").default("mini"),
+    Flag::new("--role", "BAA_CONDUCTOR_ROLE", "ROLE", "The part it plays: primary or standby.")
+        .default("primary"),
+    Flag::new(
+        "--local-api",
+        "BAA_CONDUCTOR_LOCAL_API",
+        "URL",
+        "Where conductor listens: http://127.0.0.1:4317.",
+    ),
+    Flag::variable("BAA_CONDUCTOR_LOCAL_API_ALLOWED_HOSTS", "HOSTS", "Tailscale addresses to listen on.")
         .list(','),
-    Flag::new("--codexd-local-api", "BAA_CODEXD_LOCAL_API_BASE", "URL", "where codexd listens"),
+    Flag::new("--codexd-local-api", "BAA_CODEXD_LOCAL_API_BASE", "URL", "Where codexd listens."),
     Flag::new(
         "--control-api-base",
         "BAA_CONTROL_API_BASE",
         "URL",
-        "where a public reverse proxy shows this node",
+        "Where a public reverse proxy shows this node.",
     ),
-    Flag::new("--shared-token", "BAA_SHARED_TOKEN", "TOKEN", "token that host operations ask for"),
-    Flag::variable("BAA_SHARED_TOKEN_FILE", "FILE", "file with that token, read if it is not given itself"),
-    Flag::variable("BAA_CONDUCTOR_AUTH", "WHAT", "what asks for the token: host-ops, writes or all")
+    Flag::new("--shared-token", "BAA_SHARED_TOKEN", "TOKEN", "Token that host operations ask for."),
+    Flag::variable("BAA_SHARED_TOKEN_FILE", "FILE", "File with that token, read if it is not given itself."),
+    Flag::variable("BAA_CONDUCTOR_AUTH", "WHAT", "What asks for the token: host-ops, writes or all.")
         .default("host-ops"),
-    Flag::variable("BAA_CONDUCTOR_ALLOWED_ORIGINS", "ORIGINS", "web origins that may write").list(','),
-    Flag::new("--priority", "BAA_CONDUCTOR_PRIORITY", "N", "rank among the nodes that may lead")
+    Flag::variable("BAA_CONDUCTOR_ALLOWED_ORIGINS", "ORIGINS", "Web origins that may write.").list(','),
+    Flag::new("--priority", "BAA_CONDUCTOR_PRIORITY", "N", "Rank among the nodes that may lead.")
         .default("100"),
-    Flag::switch("--preferred", "BAA_CONDUCTOR_PREFERRED", "lead rather than another of the same priority"),
+    Flag::switch("--preferred", "BAA_CONDUCTOR_PREFERRED", "Lead rather than another of the same priority."),
     Flag::new(
         "--heartbeat-interval-ms",
         "BAA_CONDUCTOR_HEARTBEAT_INTERVAL_MS",
         "MS",
-        "between two heartbeats",
+        "Between two heartbeats.",
     )
     .default("5000"),
     Flag::new(
         "--lease-renew-interval-ms",
         "BAA_CONDUCTOR_LEASE_RENEW_INTERVAL_MS",
         "MS",
-        "between two renewals",
+        "Between two renewals.",
     )
     .default("5000"),
-    Flag::new("--lease-ttl-sec", "BAA_CONDUCTOR_LEASE_TTL_SEC", "SECONDS", "life of a lease").default("30"),
+    Flag::new("--lease-ttl-sec", "BAA_CONDUCTOR_LEASE_TTL_SEC", "SECONDS", "Life of a lease.").default("30"),
     Flag::new(
         "--renew-failure-threshold",
         "BAA_CONDUCTOR_RENEW_FAILURE_THRESHOLD",
         "N",
-        "failed renewals to degraded",
+        "Failed renewals to degraded.",
     )
     .default("2"),
-    Flag::new("--state-dir", "BAA_STATE_DIR", "DIR", "state, in conductor/ below it").default("state"),
-    Flag::new("--logs-dir", "BAA_LOGS_DIR", "DIR", "logs, in conductor/ below it").default("logs"),
-    Flag::new("--runs-dir", "BAA_RUNS_DIR", "DIR", "folders of tasks that name none").default("runs"),
-    Flag::new("--max-active-runs", "BAA_CONDUCTOR_MAX_ACTIVE_RUNS", "N", "runs of tasks at once")
+    Flag::new("--state-dir", "BAA_STATE_DIR", "DIR", "Where state goes, in conductor/ below it.")
+        .default("state"),
+    Flag::new("--logs-dir", "BAA_LOGS_DIR", "DIR", "Where logs go, in conductor/ below it.").default("logs"),
+    Flag::new("--runs-dir", "BAA_RUNS_DIR", "DIR", "Folders of tasks that name none.").default("runs"),
+    Flag::new("--max-active-runs", "BAA_CONDUCTOR_MAX_ACTIVE_RUNS", "N", "Runs of tasks at once.")
         .default("2"),
     Flag::new(
         "--log-segment-bytes",
         "BAA_CONDUCTOR_LOG_SEGMENT_BYTES",
         "N",
-        "size at which a log file is closed",
+        "A log file that has this size is closed.",
     )
     .default("16777216"),
     Flag::new(
         "--log-total-bytes",
         "BAA_CONDUCTOR_LOG_TOTAL_BYTES",
         "N",
-        "bound of the log: its oldest files go",
+        "The log's bound: its oldest files are deleted.",
     )
     .default("268435456"),
-    Flag::variable("BAA_LOG", "LEVEL", "error, warn, info or debug").default("info"),
-    Flag::switch("--json", "", "JSON instead of text").of(&["config", "status"]),
+    Flag::variable("BAA_LOG", "LEVEL", "What stderr tells: error, warn, info or debug.").default("info"),
+    Flag::switch("--json", "", "JSON instead of text.").of(&["config", "status"]),
 ];
 
 /// What the templates hold before somebody puts a token there.

@@ -271,7 +271,7 @@ pub(crate) fn cancel(node: &Node, request: &Request) -> Result<Answer, Error> {
 
 /// `GET /v1/tasks`.
 pub(crate) fn list(node: &Node, request: &Request) -> Result<Answer, Error> {
-    let status = request.query_value("status").and_then(|status| Status::parse(&status));
+    let status = request.query_value("status").and_then(Status::parse);
     let before = request.query_value("before").map(|before| before.to_string());
     let tasks = task_views(node.see(Read::Tasks { status, before, limit: limit(request, 20) })?);
     Ok(Answer::Json { status: 200, data: json!({ "count": tasks.len(), "tasks": tasks }) })
@@ -354,8 +354,9 @@ fn result(task: &Task) -> Value {
     if task.done.is_empty() {
         return Value::Null;
     }
-    let turns = task.done.iter().zip(&task.spec.steps).filter(|(_, step)| matches!(step, Step::Codex { .. }));
-    let last_turn = turns.last().map(|(done, _)| &done.outcome);
+    let turns =
+        task.done.iter().zip(&task.spec.steps).rev().find(|(_, step)| matches!(step, Step::Codex { .. }));
+    let last_turn = turns.map(|(done, _)| &done.outcome);
     let steps = task.done.iter().zip(&task.spec.steps).enumerate().map(|(index, (done, step))| {
         json!({
             "step_index": index,

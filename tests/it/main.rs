@@ -6,6 +6,7 @@ mod alone;
 mod bridge;
 mod browser;
 mod codexd;
+mod command_line;
 mod connections;
 mod dependencies;
 mod describe;

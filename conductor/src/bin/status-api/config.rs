@@ -8,25 +8,25 @@ use serde_json::{Value, json};
 
 /// Every setting, in the order of the help.
 pub(crate) const FLAGS: &[Flag] = &[
-    Flag::new("--local-api", "BAA_STATUS_API_LOCAL_API", "URL", "where to listen")
+    Flag::new("--local-api", "BAA_STATUS_API_LOCAL_API", "URL", "Where to listen.")
         .default("http://127.0.0.1:4318"),
     Flag::variable(
         "BAA_STATUS_API_ALLOWED_HOSTS",
         "HOSTS",
-        "Tailscale addresses to listen on, names it is asked by",
+        "Tailscale addresses to listen on, names it is asked by.",
     )
     .list(','),
-    Flag::new("--conductor-local-api", "BAA_CONDUCTOR_LOCAL_API", "URL", "where conductor listens"),
-    Flag::new("--codexd-local-api", "BAA_CODEXD_LOCAL_API_BASE", "URL", "where codexd listens"),
+    Flag::new("--conductor-local-api", "BAA_CONDUCTOR_LOCAL_API", "URL", "Where conductor listens."),
+    Flag::new("--codexd-local-api", "BAA_CODEXD_LOCAL_API_BASE", "URL", "Where codexd listens."),
     Flag::new(
         "--shared-token",
         "BAA_SHARED_TOKEN",
         "TOKEN",
-        "token for conductor, where its reads ask for it",
+        "Token for conductor, where its reads ask for it.",
     ),
-    Flag::variable("BAA_SHARED_TOKEN_FILE", "FILE", "file with that token, read if it is not given itself"),
-    Flag::variable("BAA_LOG", "LEVEL", "error, warn, info or debug").default("info"),
-    Flag::switch("--json", "", "JSON instead of text").of(&["config"]),
+    Flag::variable("BAA_SHARED_TOKEN_FILE", "FILE", "File with that token, read if it is not given itself."),
+    Flag::variable("BAA_LOG", "LEVEL", "What stderr tells: error, warn, info or debug.").default("info"),
+    Flag::switch("--json", "", "JSON instead of text.").of(&["config"]),
 ];
 
 /// Every setting with its type, checked.

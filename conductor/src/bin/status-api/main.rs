@@ -33,7 +33,7 @@ const PROGRAM: Program = Program {
         Command {
             name: "start",
             arguments: &[],
-            help: "Serves until SIGTERM.",
+            help: "Runs the daemon until SIGTERM.",
             examples: &[
                 "status-api start --conductor-local-api http://127.0.0.1:4317 --codexd-local-api http://127.0.0.1:4319",
             ],
@@ -83,4 +83,12 @@ fn start(config: Config) -> Result<(), Failure> {
     node.codexd.end_streams();
     running.stop(STOP_GRACE);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_table_has_no_faults() {
+        assert_eq!(common::cli::faults(&super::PROGRAM), Vec::<String>::new());
+    }
 }
