@@ -74,7 +74,7 @@ fn a_change_is_written_then_shown_then_answered_and_outlives_the_process() {
     let change = Change { mode: Mode::Draining, requested_by, reason, source: None };
     let said = call(&mut core, 1, 7, Call::System(change));
     assert_eq!(said, "system.changed; publish draining; reply 7 Done");
-    assert_eq!(told(&step(&mut core, 2, Input::Stop("SIGTERM"))), "daemon.stopping; exit");
+    assert_eq!(told(&step(&mut core, 2, Input::Stop("SIGTERM"))), "stopping; daemon.stopping; exit");
     let (next, out) = started(core.state().clone(), true);
     assert_eq!(told(&out), "lease.acquired; publish draining");
     assert_eq!(
