@@ -13,7 +13,7 @@ use crate::core::{STATUS_SESSIONS, Snapshot};
 use crate::documents::{self, Paths};
 use crate::state::ChildStatus;
 use crate::transcript::Transcripts;
-use crate::{api, commands, daemon, smoke};
+use crate::{api, commands, daemon, doctor, smoke};
 
 /// Everything that codexd can be told.
 pub const PROGRAM: Program = Program {
@@ -42,6 +42,13 @@ pub const PROGRAM: Program = Program {
             help: "Shows the settings as they are read.",
             examples: &["codexd config --json"],
             run: |values| config(&Config::read(values)?),
+        },
+        Command {
+            name: "doctor",
+            arguments: &[],
+            help: "Looks at all that codexd stands on, a line a check, daemon running or not; changes nothing.",
+            examples: &["codexd doctor", "codexd doctor --json"],
+            run: |values| doctor::run(&Config::read(values)?),
         },
         Command {
             name: "smoke",

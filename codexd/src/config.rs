@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use common::config::{self, Flag, LocalUrl, Usage, Values};
 use common::log::{Limits, MIN_SEGMENT_BYTES};
+use common::trace;
 use serde_json::Value;
 
 use crate::ceilings::{APPROVAL_POLICIES, Ceilings, SANDBOXES};
@@ -112,10 +113,12 @@ pub const FLAGS: &[Flag] = &[
         "The transcripts' bound: the oldest closed session's goes first.",
     )
     .default("1073741824"),
-    Flag::variable("BAA_LOG", "LEVEL", "What stderr tells: error, warn, info or debug.").default("info"),
+    trace::LEVEL,
+    trace::FORMAT,
     Flag::switch("--json", "", "JSON instead of text.").of(&[
         "config",
         "status",
+        "doctor",
         "sessions",
         "turn",
         "events",
@@ -187,8 +190,6 @@ impl Config {
         };
         let log = config::log_limits(values)?;
         let loopback = |text: &str| LocalUrl::parse(text).and_then(|url| url.loopback().map(|()| url));
-        values
-            .need("BAA_LOG", config::one_of(&["error", "warn", "info", "debug"].map(|level| (level, ()))))?;
         let strategy = config::one_of(&[("spawn", false), ("external", true)]);
         let external = match values.need("--server-strategy", strategy)? {
             true => Some(values.need("--server-endpoint", websocket)?),

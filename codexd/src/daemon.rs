@@ -10,6 +10,7 @@ use std::time::Duration;
 use common::http::{Gate, Limits, Server, Stats, Style, admit_all};
 use common::log::{Log, Opened};
 use common::time::{Clock, Timestamp};
+use common::trace::Level;
 use common::{checkpoint, child, document, engine, signal, sys, trace};
 
 use crate::api::{App, Asked, Service};
@@ -143,7 +144,8 @@ pub fn run(config: &Config) -> Result<(), String> {
         let _ = calls.send(Input::Stop(name));
     })
     .map_err(said("no signal handlers"))?;
-    trace::info(None, format_args!("codexd {version} listening url={resolved_base_url} pid={pid}"));
+    let told = [("url", resolved_base_url.into()), ("pid", pid.into()), ("version", version.into())];
+    trace::write(Level::Info, None, format_args!("listening"), &told);
     let mut world = World {
         desk,
         server: app_server(config, &paths),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use common::document;
 use common::log::Feed;
 use serde_json::{Value, json};
 
@@ -44,7 +45,7 @@ impl Disk {
             "oldestSeq": feed.oldest(),
             "latestSeq": feed.latest(),
             "transcriptsBytes": transcripts_bytes,
-            "stateBytes": files_of(&self.state).map(|bytes| bytes + transcripts_bytes).ok(),
+            "stateBytes": document::bytes_in(&self.state).map(|bytes| bytes + transcripts_bytes).ok(),
             "codexHomeBytes": self.home_bytes(),
         })
     }
@@ -68,12 +69,6 @@ impl Disk {
 pub fn codex_home() -> Option<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     set("CODEX_HOME").or_else(|| Some(set("HOME")?.join(".codex")))
-}
-
-/// The bytes of the files that stand in a folder itself.
-fn files_of(folder: &Path) -> io::Result<u64> {
-    let entries = fs::read_dir(folder)?.flatten().filter_map(|entry| entry.metadata().ok());
-    Ok(entries.filter(fs::Metadata::is_file).map(|data| data.len()).sum())
 }
 
 /// The bytes of all files below a folder, links not followed; `None` if it has more than `most` entries. What vanishes
@@ -117,7 +112,7 @@ mod tests {
 
         let transcripts = Arc::new(Transcripts::look(&folder).unwrap());
         let disk = Disk::new(folder.clone(), transcripts.clone(), Some(folder.clone()));
-        assert_eq!((disk.home_bytes(), files_of(&folder).unwrap()), (Some(3210), 10));
+        assert_eq!((disk.home_bytes(), document::bytes_in(&folder).unwrap()), (Some(3210), 10));
         fs::write(folder.join("four"), [0; 4]).unwrap();
         assert_eq!(disk.home_bytes(), Some(3210), "it was looked at a moment ago");
         assert_eq!(Disk::new(folder.clone(), transcripts, None).home_bytes(), None);

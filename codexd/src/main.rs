@@ -5,8 +5,8 @@
 //! step, with its parts in `sessions`, `turns`, `interrupts`, `approvals`, `history`, `requests`, `supervise` and `deltas`;
 //! `shell` performs it; `app_server` speaks with the child; `routes`, `api`, `events` and `views` speak with callers;
 //! `transcript` keeps what
-//! the log forgets; `disk` measures, `metrics` counts; `daemon` puts it all together; `cli` and `commands` are the command
-//! line.
+//! the log forgets; `disk` measures, `metrics` counts; `daemon` puts it all together; `cli`, `commands`, `smoke` and
+//! `doctor` are the command line.
 
 mod api;
 mod app_server;
@@ -20,6 +20,7 @@ mod cut;
 mod daemon;
 mod deltas;
 mod disk;
+mod doctor;
 mod documents;
 mod event;
 mod events;

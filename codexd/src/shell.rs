@@ -11,7 +11,7 @@ use common::engine::Shell;
 use common::error;
 use common::log::{Log, Seq};
 use common::time::Now;
-use common::trace;
+use common::trace::{self, Level};
 use crossbeam_channel::{Sender, bounded};
 
 use crate::app_server::{AppServer, Link};
@@ -125,16 +125,21 @@ impl World {
         if std::mem::replace(&mut self.told, child.status) == child.status {
             return;
         }
-        let version = child.version.as_deref().unwrap_or("of an unknown version");
-        match (child.status, &child.last_error) {
-            (ChildStatus::Running, _) if child.warning.is_some() => {
-                let warning = child.warning.as_deref().unwrap_or_default();
-                trace::warn(None, format_args!("app-server {version} is ready, but {warning}"));
+        let version = ("version", child.version.clone().into());
+        let reason = ("reason", child.last_error.clone().into());
+        match (child.status, &child.warning) {
+            (ChildStatus::Running, Some(warning)) => {
+                let fields = [version, ("warning", warning.as_str().into())];
+                trace::write(Level::Warn, None, format_args!("app-server is ready"), &fields);
             }
-            (ChildStatus::Running, _) => trace::info(None, format_args!("app-server {version} is ready")),
-            (ChildStatus::Backoff, Some(why)) => trace::warn(None, format_args!("app-server ended: {why}")),
-            (ChildStatus::Failed, Some(why)) => {
-                trace::error(None, format_args!("app-server does not come up: {why}"));
+            (ChildStatus::Running, None) => {
+                trace::write(Level::Info, None, format_args!("app-server is ready"), &[version]);
+            }
+            (ChildStatus::Backoff, _) if child.last_error.is_some() => {
+                trace::write(Level::Warn, None, format_args!("app-server ended"), &[reason]);
+            }
+            (ChildStatus::Failed, _) if child.last_error.is_some() => {
+                trace::write(Level::Error, None, format_args!("app-server does not come up"), &[reason]);
             }
             _ => {}
         }

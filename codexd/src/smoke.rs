@@ -100,6 +100,7 @@ fn model_stub() -> Option<PathBuf> {
 fn codexd(config: &Config, folder: &Path) -> io::Result<Command> {
     let mut command = Command::new(env::current_exe()?);
     command.args(["start", "--local-api-base", "http://127.0.0.1:0"]);
+    command.args(["--log-format", "text"]).env("BAA_LOG", "info"); // its lines are read here
     command.arg("--repo-root").arg(folder);
     command.arg("--state-dir").arg(folder.join("state"));
     command.arg("--logs-dir").arg(folder.join("logs"));

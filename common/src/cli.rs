@@ -10,6 +10,7 @@ use std::process::ExitCode;
 
 use crate::config::{self, EXIT_CODES, EXIT_FAILED, EXIT_USAGE, Flag, Usage, Values};
 use crate::terminal::{Screen, Style, Text, safe};
+use crate::trace;
 
 const SETTINGS: &str = "Settings (a flag wins over its variable; an empty variable is an unset one)";
 
@@ -160,7 +161,11 @@ impl Program {
                 }
                 _ => say(self.help()),
             },
-            name => (self.command(name)?.run)(values),
+            name => {
+                let command = self.command(name)?;
+                trace::set(values)?;
+                (command.run)(values)
+            }
         }
     }
 

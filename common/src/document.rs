@@ -111,6 +111,15 @@ pub fn make_folder(path: &Path) -> io::Result<()> {
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
 
+/// The bytes of the files that stand in a folder itself.
+///
+/// # Errors
+/// If the folder cannot be read.
+pub fn bytes_in(folder: &Path) -> io::Result<u64> {
+    let entries = fs::read_dir(folder)?.flatten().filter_map(|entry| entry.metadata().ok());
+    Ok(entries.filter(fs::Metadata::is_file).map(|data| data.len()).sum())
+}
+
 /// Makes the names in a folder survive a loss of power.
 pub fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()

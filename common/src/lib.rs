@@ -32,6 +32,7 @@ pub mod codexd_api;
 pub mod cli;
 pub mod client;
 pub mod config;
+pub mod doctor;
 pub mod terminal;
 
 pub use error::Error;

@@ -2,9 +2,12 @@
 
 #![allow(unsafe_code)]
 
+use std::ffi::CString;
 use std::io;
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::time::Duration;
 
 /// Flags with which opening a file never waits (for the other end of a FIFO, for a line) and never makes a terminal ours.
@@ -73,6 +76,23 @@ pub fn has_left(stream: &TcpStream) -> bool {
     let seen = unsafe { libc::recv(stream.as_raw_fd(), byte.as_mut_ptr().cast(), 1, flags) };
     let waits = |kind| matches!(kind, io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted);
     seen == 0 || (seen < 0 && !waits(io::Error::last_os_error().kind()))
+}
+
+/// Whether this process may look into a folder and make files there; a disk that is read-only is a no.
+pub fn may_use(folder: &Path) -> io::Result<()> {
+    let path = CString::new(folder.as_os_str().as_bytes())?;
+    // SAFETY: `path` is a string that ends with a NUL and lives for the whole call.
+    check(unsafe { libc::access(path.as_ptr(), libc::R_OK | libc::W_OK | libc::X_OK) })
+}
+
+/// What this process may still write on the disk of `path`.
+pub fn free_bytes(path: &Path) -> io::Result<u64> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: statvfs is plain data for which all zeroes is a valid value.
+    let mut found: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: `path` ends with a NUL, and `found` is valid for writes, for the whole call.
+    check(unsafe { libc::statvfs(path.as_ptr(), &mut found) })?;
+    Ok((found.f_bavail as u64).saturating_mul(found.f_frsize as u64))
 }
 
 /// How many descriptors may be open, and how far that may be raised.

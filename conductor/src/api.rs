@@ -9,6 +9,7 @@ use common::desk::CallId;
 use common::http::{Answer, Request, Stats};
 use common::log::Feed;
 use common::time::Timestamp;
+use common::trace::Level;
 use common::{Error, trace};
 use serde_json::{Value, json};
 
@@ -84,7 +85,10 @@ impl Node {
 
     /// Says once where this node listens: when it is known how it stands.
     pub(crate) fn announce(&self) {
-        self.announced.call_once(|| trace::info(None, format_args!("listening url={}", self.local_api)));
+        self.announced.call_once(|| {
+            let url = [("url", self.local_api.to_string().into())];
+            trace::write(Level::Info, None, format_args!("listening"), &url);
+        });
     }
 
     /// Renews the lease; whoever watches hears when that changes how this node stands.

@@ -6,12 +6,14 @@ use std::process::ExitCode;
 use common::cli::{Command, Failure, Program, say};
 use common::client::Client;
 use common::config::{EXIT_FAILED, LocalUrl, Usage, Values, boolean};
+use common::trace::Level;
 use common::{signal, sys, trace};
 use serde_json::{Value, json};
 
 use crate::config::{self, Config, FLAGS, Token};
 use crate::core::Input;
 use crate::daemon::Daemon;
+use crate::doctor;
 use crate::upstream::Deadlines;
 
 /// Everything that conductor can be told.
@@ -36,6 +38,15 @@ const PROGRAM: Program = Program {
             help: "Asks the running conductor how the node is.",
             examples: &["conductor status --local-api http://127.0.0.1:4317"],
             run: status,
+        },
+        Command {
+            name: "doctor",
+            arguments: &[],
+            help: "Looks at all that conductor stands on, a line a check, daemon running or not; changes nothing.",
+            examples: &[
+                "conductor doctor --local-api http://127.0.0.1:4317 --codexd-local-api http://127.0.0.1:4319",
+            ],
+            run: doctor::run,
         },
         Command {
             name: "config",
@@ -75,7 +86,7 @@ fn start(config: Config) -> Result<(), Failure> {
         .map_err(|message| Failure(EXIT_FAILED, message))?;
     let (calls, node) = (daemon.calls.clone(), daemon.node.clone());
     signal::on_stop(move |name| {
-        trace::info(None, format_args!("stopping reason={name}"));
+        trace::write(Level::Info, None, format_args!("stopping"), &[("reason", name.into())]);
         node.host.stop(); // what its commands came to is written down, if it comes in time
         let _ = calls.send(Input::Stop(name));
     })

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use common::config::{self, Flag, LocalUrl, Usage, Values};
-use common::log;
+use common::{log, trace};
 use serde_json::{Value, json};
 
 /// Every setting, in the order of the help.
@@ -82,10 +82,13 @@ pub(crate) const FLAGS: &[Flag] = &[
         "The log's bound: its oldest files are deleted.",
     )
     .default("268435456"),
-    Flag::variable("BAA_LOG", "LEVEL", "What stderr tells: error, warn, info or debug.").default("info"),
-    Flag::switch("--json", "", "JSON instead of text.").of(&["config", "status"]),
+    trace::LEVEL,
+    trace::FORMAT,
+    Flag::switch("--json", "", "JSON instead of text.").of(&["config", "status", "doctor"]),
 ];
 
+/// A shorter token can be guessed by whoever may ask often enough: 16 hex digits are 64 bits.
+pub(crate) const SHORT_TOKEN: usize = 16;
 /// What the templates hold before somebody puts a token there.
 const PLACEHOLDER_TOKEN: &str = "replace-me";
 /// A rank needs an order, not a range; small enough to read.
@@ -143,6 +146,10 @@ pub struct Token(String);
 impl Token {
     pub(crate) fn is_placeholder(&self) -> bool {
         self.0 == PLACEHOLDER_TOKEN
+    }
+
+    pub(crate) fn is_short(&self) -> bool {
+        self.0.len() < SHORT_TOKEN
     }
 
     /// The header that shows it to another daemon.
@@ -205,9 +212,6 @@ impl Config {
         let own = |name| values.need(name, config::path).map(|dir| config::own_directory(&dir, "conductor"));
         let roles = [Role::Primary, Role::Standby].map(|role| (role.name(), role));
         let auths = [Auth::HostOps, Auth::Writes, Auth::All].map(|auth| (auth.name(), auth));
-        // `common::trace` reads the level by itself; a wrong one is refused here like any other value.
-        values
-            .need("BAA_LOG", config::one_of(&["error", "warn", "info", "debug"].map(|level| (level, ()))))?;
         Ok(Config {
             node_id: values.need("--node-id", name)?,
             host: values.need("--host", name)?,

@@ -5,7 +5,7 @@
 //! screen), `access`, `api`, `system`, `controllers`, `tasks`, `firefox`, `codex` and
 //! `describe` (what they do; `answers` tells it to documents), `upstream` (codexd, and
 //! how it fails); `event` and `state` (what happened, and what it adds up to), `core` (the one step), `shell` (performs it),
-//! `lease` (who leads), `metrics`; `host` (commands and files), `results` (what commands came to).
+//! `lease` (who leads), `metrics`; `doctor` (what a node stands on); `host` (commands and files), `results` (what commands came to).
 
 mod access;
 mod answers;
@@ -17,6 +17,7 @@ mod controllers;
 mod core;
 mod daemon;
 mod describe;
+mod doctor;
 mod event;
 mod firefox;
 mod host;

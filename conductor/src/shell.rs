@@ -10,6 +10,7 @@ use common::engine::Shell;
 use common::error::STORAGE_FAILED;
 use common::log::{Log, Seq};
 use common::time::{Now, Timestamp};
+use common::trace::Level;
 use common::{checkpoint, log, trace};
 use serde_json::{Value, json};
 
@@ -55,7 +56,7 @@ impl World {
         self.node.renew();
         self.node.beat();
         self.node.board.stir();
-        trace::info(None, format_args!("leads term={}", self.birth.term));
+        trace::write(Level::Info, None, format_args!("leads"), &[("term", self.birth.term.into())]);
         self.node.announce();
         if let Err(error) = identity(&self.node.config) {
             trace::warn(None, format_args!("identity.json could not be written: {error}"));

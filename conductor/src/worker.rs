@@ -238,7 +238,7 @@ fn exec(
         timeout_ms: Some(i64::try_from(timeout_ms).unwrap_or(i64::MAX)),
         max_buffer_bytes: None,
     };
-    let union = match node.host.exec(&caller, &exec, &|| unwanted.load(Ordering::SeqCst)) {
+    let union = match node.host.exec_until(&caller, &exec, &|| unwanted.load(Ordering::SeqCst)) {
         Ok(union) => union.json(),
         Err(error) => return Worked::Unavailable(error.message),
     };

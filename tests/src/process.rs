@@ -14,6 +14,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::wait::{SOON, eventually};
 
 /// The variable that holds the mark.
@@ -199,11 +201,12 @@ impl Daemon {
         let url = eventually("a daemon that listens", SOON, || {
             let text = process.stderr().split_off(before);
             let line = text.lines().find(|line| line.contains("listening"));
-            let url = line
-                .and_then(|line| line.split("url=").nth(1))
-                .and_then(|rest| rest.split_whitespace().next());
+            let url = line.and_then(|line| match serde_json::from_str::<Value>(line) {
+                Ok(line) => line["url"].as_str().map(str::to_owned),
+                Err(_) => line.split("url=").nth(1)?.split_whitespace().next().map(str::to_owned),
+            });
             assert!(url.is_some() || process.wait(Duration::ZERO).is_none(), "it ended at once:\n{text}");
-            url.map(str::to_owned)
+            url
         });
         Daemon { process, url: url.trim_end_matches('/').to_owned() }
     }

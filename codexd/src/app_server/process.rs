@@ -171,7 +171,7 @@ fn write(mut stdin: ChildStdin, messages: &Receiver<Value>) {
 }
 
 fn read(pipe: impl io::BufRead, report: &Report, mut log: Rolling) {
-    let all = std::env::var("BAA_LOG").is_ok_and(|level| level == "debug");
+    let all = trace::is_on(trace::Level::Debug);
     let mut ahead = Ahead::default();
     let ended = child::lines(pipe, MAX_LINE_BYTES, |line| match line {
         Line::TooLong(bytes) => report.send(FromChild::LineDropped { bytes }),

@@ -150,6 +150,8 @@ pub fn version(user_agent: &str) -> Option<String> {
 
 /// The oldest CLI that is taken: before it, ids of turns collide.
 pub const OLDEST: &str = "0.101.0";
+/// The versions that the tests run; those between are taken, too.
+pub const TESTED: [&str; 3] = ["0.107.0", "0.116.0", "0.169.0"];
 /// The oldest one that needs nothing worked around.
 pub const SOUND: &str = "0.115.0";
 /// The oldest one whose history does not call a turn completed that was killed.

@@ -2,7 +2,7 @@
 //!
 //! Owns the order in which a request can be refused. Knows nothing of other connections.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +14,8 @@ use super::request::{Framing, Head, Request, bad, new_request_id};
 use super::response::{self, Answer, Run, Shape, Socket, Writer};
 use super::route::{self, Found, Kind, Method, Route};
 use crate::error::{INTERNAL_ERROR, METHOD_NOT_ALLOWED, NOT_FOUND};
-use crate::{Error, trace, wire};
+use crate::trace::{self, Level};
+use crate::{Error, wire};
 
 /// Answers up to this do not count: a thread's stack is larger.
 const COUNTED_ANSWER_BYTES: usize = 64 * 1024;
@@ -28,6 +29,8 @@ pub(super) struct Session<'a, S: 'static> {
     /// Since when the request is known, and which row of the table it found, for the count.
     begun: Cell<Instant>,
     row: Cell<usize>,
+    /// Its method and path, for the line on stderr; none unless somebody asked for such lines.
+    asked: RefCell<Option<(String, String)>>,
 }
 
 /// What becomes of the connection after an exchange.
@@ -40,7 +43,14 @@ enum Next {
 
 impl<'a, S> Session<'a, S> {
     pub(super) fn new(shared: &'a Shared<S>, connection: &'a Connection, reserved: bool) -> Session<'a, S> {
-        Session { shared, connection, reserved, begun: Cell::new(Instant::now()), row: Cell::new(0) }
+        Session {
+            shared,
+            connection,
+            reserved,
+            begun: Cell::new(Instant::now()),
+            row: Cell::new(0),
+            asked: RefCell::default(),
+        }
     }
 
     pub(super) fn serve(&self) {
@@ -68,6 +78,10 @@ impl<'a, S> Session<'a, S> {
         let style = self.shared.server.style;
         self.begun.set(Instant::now());
         self.row.set(usize::MAX);
+        self.asked.replace(trace::is_on(Level::Debug).then(|| match &head {
+            Ok(head) => (head.method.clone(), head.path.clone()),
+            Err(_) => ("-".to_owned(), "-".to_owned()), // it could not be read
+        }));
         match head {
             Ok(head) => {
                 let shape = Shape {
@@ -196,7 +210,7 @@ impl<'a, S> Session<'a, S> {
             Answer::Stream { status, headers, run } => {
                 // the end of a 1.0 body is the end of the connection
                 let shape = Shape { keep: shape.keep && shape.minor == 1, ..shape.clone() };
-                self.count(status);
+                self.count(&shape, status);
                 let _open = Counted::new(&stats.streams);
                 self.send(&response::stream_head(&shape, status, &headers))
                     && (shape.head || self.stream(&shape, run))
@@ -206,7 +220,7 @@ impl<'a, S> Session<'a, S> {
                 let leftover = incoming.rest().to_vec();
                 let socket =
                     Socket { stream: stream.clone(), leftover, limits: self.shared.server.limits.clone() };
-                self.count(101);
+                self.count(shape, 101);
                 let _open = Counted::new(&stats.upgraded);
                 let _ = caught(&shape.id, || run(socket));
                 false
@@ -226,7 +240,7 @@ impl<'a, S> Session<'a, S> {
         {
             return self.fail(shape, &error);
         }
-        self.count(status);
+        self.count(shape, status);
         if self.send(bytes) && shape.keep { Next::Keep } else { Next::Close }
     }
 
@@ -238,9 +252,10 @@ impl<'a, S> Session<'a, S> {
 
     fn fail(&self, shape: &Shape, error: &Error) -> Next {
         if error.code.status >= 500 && error.cause.is_some() {
-            trace::error(Some(&shape.id), format_args!("{error}"));
+            let fields = [("status", error.code.status.into()), ("code", error.code.name.as_ref().into())];
+            trace::write(Level::Error, Some(&shape.id), format_args!("{error}"), &fields);
         }
-        self.count(error.code.status);
+        self.count(shape, error.code.status);
         match self.send(&response::failure(shape, error)) {
             true if shape.keep => Next::Keep,
             true => Next::Linger,
@@ -248,9 +263,21 @@ impl<'a, S> Session<'a, S> {
         }
     }
 
-    /// An answer with this status is about to go out.
-    fn count(&self, status: u16) {
-        self.shared.server.stats.answered(self.row.get(), status, self.begun.get().elapsed());
+    /// An answer with this status is about to go out. A line for each is for developers: nobody rotates stderr, and metrics
+    /// count them all.
+    fn count(&self, shape: &Shape, status: u16) {
+        let took = self.begun.get().elapsed();
+        self.shared.server.stats.answered(self.row.get(), status, took);
+        if let Some((method, path)) = self.asked.take() {
+            let duration_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+            let fields = [
+                ("method", method.into()),
+                ("path", path.into()), // without its query, which is the caller's own
+                ("status", status.into()),
+                ("duration_ms", duration_ms.into()),
+            ];
+            trace::write(Level::Debug, Some(&shape.id), format_args!("request"), &fields);
+        }
     }
 
     fn send(&self, bytes: &[u8]) -> bool {

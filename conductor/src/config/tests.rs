@@ -129,12 +129,9 @@ fn wrong_values_are_refused_by_name() {
         let refusal = refusal(args, &[]);
         assert!(refusal.starts_with(name), "{refusal}");
     }
-    for env in [
-        "BAA_LOG",
-        "BAA_CONDUCTOR_AUTH",
-        "BAA_CONDUCTOR_ALLOWED_ORIGINS",
-        "BAA_CONDUCTOR_LOCAL_API_ALLOWED_HOSTS",
-    ] {
+    for env in
+        ["BAA_CONDUCTOR_AUTH", "BAA_CONDUCTOR_ALLOWED_ORIGINS", "BAA_CONDUCTOR_LOCAL_API_ALLOWED_HOSTS"]
+    {
         assert!(refusal("", &[(env, "a/b c")]).starts_with(env), "{env}");
     }
 }

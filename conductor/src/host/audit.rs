@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use common::error::STORAGE_FAILED;
 use common::time::Timestamp;
-use common::{Error, document, trace};
+use common::trace::{self, Level};
+use common::{Error, document};
 use serde::Serialize;
 
 use crate::config::millis;
@@ -19,6 +20,8 @@ use crate::config::millis;
 const FILE: &str = "audit.jsonl";
 /// Some 60 000 calls, and as many in the older file.
 const MAX_AUDIT_BYTES: u64 = 16 * 1024 * 1024;
+/// Both files.
+pub(crate) const MAX_AUDITS_BYTES: u64 = 2 * MAX_AUDIT_BYTES;
 /// The file is held for one write; who holds it longer is stopped, and nobody waits for that.
 const LOCK_WITHIN: Duration = Duration::from_secs(2);
 /// The largest command and the largest path fit; of what is refused anyway this much is kept.
@@ -147,9 +150,11 @@ impl Call<'_> {
         let line = self.line(outcome, Some(millis(self.since.elapsed())));
         if let Err(error) = self.audit.append(&line, false) {
             let (operation, path) = (self.operation, self.audit.path.display());
-            trace::error(
+            trace::write(
+                Level::Error,
                 Some(self.caller.request_id),
-                format_args!("{operation} ended, outcome={outcome}, and {path} cannot be written: {error}"),
+                format_args!("{operation} ended, and {path} cannot be written: {error}"),
+                &[("outcome", outcome.into())],
             );
         }
     }

@@ -2,7 +2,8 @@
 //!
 //! Refuses wrong values before anything starts. Knows nothing of the running daemon.
 
-use common::config::{Flag, LocalUrl, Usage, Values, one_of};
+use common::config::{Flag, LocalUrl, Usage, Values};
+use common::trace;
 use conductor::shared::{Token, host, text, token, upstream};
 use serde_json::{Value, json};
 
@@ -25,7 +26,8 @@ pub(crate) const FLAGS: &[Flag] = &[
         "Token for conductor, where its reads ask for it.",
     ),
     Flag::variable("BAA_SHARED_TOKEN_FILE", "FILE", "File with that token, read if it is not given itself."),
-    Flag::variable("BAA_LOG", "LEVEL", "What stderr tells: error, warn, info or debug.").default("info"),
+    trace::LEVEL,
+    trace::FORMAT,
     Flag::switch("--json", "", "JSON instead of text.").of(&["config"]),
 ];
 
@@ -56,8 +58,6 @@ impl Config {
             url if url.port == 0 => Err("has no port to connect to".to_string()),
             url => Ok(url),
         };
-        // `common::trace` reads the level by itself; a wrong one is refused here like any other value.
-        values.need("BAA_LOG", one_of(&["error", "warn", "info", "debug"].map(|level| (level, ()))))?;
         Ok(Config {
             local_api: values.need("--local-api", here)?,
             conductor: values.get("--conductor-local-api", conductor)?,

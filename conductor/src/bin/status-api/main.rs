@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use common::cli::{Command, Failure, Program, say};
 use common::config::{LocalUrl, Values, boolean};
+use common::trace::Level;
 use common::{signal, sys, trace};
 
 use config::{Config, FLAGS};
@@ -77,9 +78,10 @@ fn start(config: Config) -> Result<(), Failure> {
     let server = routes::server(&config);
     let node = Arc::clone(&server.state);
     let running = server.start(listener).map_err(|error| Failure::new("cannot serve", &error))?;
-    trace::info(None, format_args!("listening url={}", LocalUrl { port, ..wanted }));
+    let url = LocalUrl { port, ..wanted }.to_string();
+    trace::write(Level::Info, None, format_args!("listening"), &[("url", url.into())]);
     let name = stop.recv().unwrap_or("no signal thread");
-    trace::info(None, format_args!("stopping reason={name}"));
+    trace::write(Level::Info, None, format_args!("stopping"), &[("reason", name.into())]);
     node.codexd.end_streams();
     running.stop(STOP_GRACE);
     Ok(())
