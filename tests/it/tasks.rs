@@ -22,16 +22,6 @@ mod torture;
 
 /// Who may run commands.
 const TOKEN: &str = "s3cret-of-the-tasks";
-/// No wake-up of its own, so that what is seen is what the tasks do.
-const RARELY: [&str; 6] = [
-    "--heartbeat-interval-ms",
-    "3600000",
-    "--lease-renew-interval-ms",
-    "3600000",
-    "--lease-ttl-sec",
-    "86400",
-];
-
 /// A conductor, with its output in a folder of its own.
 struct Conductor {
     daemon: Daemon,
