@@ -249,7 +249,7 @@ impl State {
             (run.status, run.finished_at, run.error) = (status, Some(at), error.cloned());
         });
         self.tasks.change(before.task, at, |task| {
-            task.cut_off += u64::from(before.place != Place::Between);
+            task.cut_off += u64::from(status == Status::Interrupted && before.place != Place::Between);
             task.failures += u64::from(status == Status::Failed);
             task.error = error.cloned();
             match retry_at {
