@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::api::Node;
 use crate::config::{Config, millis};
-use crate::core::{Birth, Core, Effect, Input, Reply, still_runs};
+use crate::core::{self, Birth, Call, Core, Effect, Input, Reply, still_runs};
 use crate::event;
 use crate::lease::Document;
 use crate::results;
@@ -131,8 +131,11 @@ impl Shell<Core> for World {
         }
     }
 
-    fn refuse_input(&mut self, input: Input, _: &Core, why: &io::Error) -> bool {
+    fn refuse_input(&mut self, input: Input, durable: &Core, why: &io::Error) -> bool {
         match input {
+            Input::Call { id, call: Call::Read(read) } => {
+                self.node.reply(id, core::look(durable.state(), &read));
+            }
             Input::Call { id, .. } => self.node.reply(id, Err(storage_failed(why))),
             Input::Stop(_) => return true,
             Input::Start | Input::Heard { .. } | Input::Gone { .. } | Input::Tick => {}
