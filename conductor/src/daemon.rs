@@ -118,6 +118,7 @@ fn wait_for_the_lead(node: &Node, inbox: &Receiver<Input>) -> io::Result<Option<
         }
         let _ = locked.send(locks.take().map(|()| locks)); // nobody listens once the process ends
     })?;
+    node.follow();
     crossbeam_channel::select! {
         recv(taken) -> locks => locks.map_err(io::Error::other)?.map(Some),
         recv(inbox) -> _ => Ok(None), // there is no way to the core yet: it is a stop
@@ -199,7 +200,10 @@ fn renew(node: Arc<Node>) -> io::Result<mpsc::Sender<()>> {
             if now >= beat_at {
                 beat_at = now + beat_every;
                 node.beat();
-                node.follow();
+                // One that is about to lead reads all of it anyway.
+                if node.lease.has_started() {
+                    node.follow();
+                }
             }
             let wait = beat_at.min(renew_at).saturating_duration_since(Instant::now());
             if ended.recv_timeout(wait) != Err(mpsc::RecvTimeoutError::Timeout) {
