@@ -450,6 +450,21 @@ impl Life {
         }
         assert!(repeated <= self.deaths, "{repeated} commands ran again, and {} were cut off", self.deaths);
         assert!(self.codexd.sessions.values().all(|open| !open), "every session is closed");
+        self.check_log();
+    }
+
+    fn check_log(&self) {
+        let (mut mode, mut told) = (Mode::Running, BTreeSet::new());
+        for line in &self.disk {
+            match event::parse(line).unwrap().event {
+                Event::SystemChanged { mode: new, .. } => mode = new,
+                Event::RunStarted { run_id, .. } => assert_eq!(mode, Mode::Running, "{run_id}"),
+                Event::RunLine { run_id, codexd_seq: Some(seq), .. } => {
+                    assert!(told.insert((run_id.clone(), seq)), "event {seq} of codexd twice in {run_id}");
+                }
+                _ => {}
+            }
+        }
     }
 }
 
@@ -460,5 +475,37 @@ fn over_random_lives_every_step_is_done_once_and_in_the_end_all_is_done() {
         (0..600).for_each(|_| life.act());
         life.settle();
         life.check();
+    }
+}
+
+#[test]
+fn an_attempt_that_fails_is_no_cut_off_and_one_that_is_cut_off_no_failure() {
+    let mut state = State::default();
+    let mut apply = |seq: Seq, event: Event| {
+        state.apply(&event::Record { seq, at: Timestamp::from_millis(seq), event });
+        state.tasks().task(1).map(|task| (task.failures, task.cut_off))
+    };
+    let steps = vec![Step::Exec { command: "x".to_owned(), timeout_ms: None }];
+    let spec = Spec {
+        title: None,
+        steps,
+        cwd: None,
+        model: None,
+        sandbox: None,
+        approval_policy: None,
+        priority: 0,
+        timeout_ms: 1,
+        max_attempts: 3,
+        not_before: None,
+        metadata: None,
+    };
+    let (task_id, key) = ("task-00000000-1".to_owned(), None);
+    apply(1, Event::TaskCreated { task_id: task_id.clone(), key, bytes: 1, spec });
+    for (seq, status, counted) in [(2, Status::Failed, (1, 0)), (5, Status::Interrupted, (1, 1))] {
+        let (run_id, retry_at) = (format!("run-00000000-{seq}"), Some(Timestamp::from_millis(1)));
+        apply(seq, Event::RunStarted { run_id: run_id.clone(), task_id: task_id.clone(), attempt: 1 });
+        apply(seq + 1, Event::StepStarted { run_id: run_id.clone(), step_index: 0, codexd_seq: None });
+        let ended = Event::RunEnded { run_id, status, error: None, retry_at };
+        assert_eq!(apply(seq + 2, ended), Some(counted));
     }
 }
