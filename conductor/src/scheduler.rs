@@ -300,12 +300,12 @@ impl Core {
     /// Does whatever can be done now.
     pub(crate) fn schedule(&mut self, now: Now, out: &mut Vec<Effect>) {
         self.live.wake = None;
-        self.due(now, out);
         self.follow(now, out);
         let live: Vec<Seq> = self.state.tasks().live().map(|run| run.seq).collect();
         for seq in live {
             self.advance(now, seq, out);
         }
+        self.due(now, out); // also those that just ended, and are to be tried again
         while self.may_start() {
             let Some(task) = self.state.tasks().next().cloned() else { break };
             let (task_id, run_id) = (self.state.id("task", task.seq), self.state.id("run", self.next_seq()));

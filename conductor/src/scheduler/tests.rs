@@ -225,6 +225,10 @@ impl Life {
         out.into_iter().for_each(|effect| self.perform(effect));
         let active = self.core.state().tasks().active_runs();
         assert!(active <= 2, "{active} runs at once");
+        if let Some((at, seq)) = self.core.state().tasks().next_due() {
+            let wakes = self.core.deadline().is_some_and(|wake| wake <= mono(now, at));
+            assert!(wakes, "nobody wakes for task {seq}, which is due at {at}");
+        }
         true
     }
 
