@@ -14,7 +14,7 @@ use common::{Error, trace};
 use serde_json::{Value, json};
 
 use crate::config::{Config, firefox_ws_url, millis};
-use crate::core::Reply;
+use crate::core::{Input, Reply};
 use crate::firefox::Bridge;
 use crate::host::Host;
 use crate::lease::{Lease, LeaseState, lock};
@@ -97,9 +97,12 @@ impl Node {
         if let Some(error) = self.lease.renew() {
             trace::error(None, format_args!("the lease cannot be renewed, this node is degraded: {error}"));
         }
-        if self.lease.state() != before {
+        let state = self.lease.state();
+        if state != before {
             self.board.stir();
         }
+        // Each time: one that was not heard is made up for by the next.
+        self.tell(Input::Renewed { degraded: state == LeaseState::Degraded });
     }
 
     /// Opens the way to the core: from now on this node follows nobody.

@@ -39,6 +39,8 @@ pub(crate) enum Input {
     Call { id: CallId, call: Call },
     /// codexd's events, by the stream that was asked for last.
     Heard { epoch: u64, news: News },
+    /// The lease was renewed, or could not be: too often, and this node is degraded.
+    Renewed { degraded: bool },
     /// Who made this call is gone.
     Gone { id: CallId },
     /// A deadline has come.
@@ -501,6 +503,7 @@ impl Machine for Core {
             Input::Start => self.start(now, out),
             Input::Call { id, call } => self.call(now, id, call, out),
             Input::Heard { epoch, news } => self.heard(now, epoch, news, out),
+            Input::Renewed { degraded } => self.live.degraded = degraded,
             Input::Gone { id } => drop(self.waiting.remove(&id)),
             Input::Tick => {}
             Input::Stop(name) => {

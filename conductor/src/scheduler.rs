@@ -129,6 +129,8 @@ pub(crate) struct Live {
     tickets: u64,
     /// Until when a stop waits.
     stopping: Option<(Duration, &'static str)>,
+    /// The lease is not renewed in time: nothing starts.
+    pub(crate) degraded: bool,
     /// When to look again.
     wake: Option<Duration>,
 }
@@ -325,6 +327,7 @@ impl Core {
     fn may_start(&self) -> bool {
         self.state.system().mode == Mode::Running
             && self.live.stopping.is_none()
+            && !self.live.degraded
             && self.state.tasks().active_runs() < self.max_active_runs()
     }
 

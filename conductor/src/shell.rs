@@ -138,7 +138,8 @@ impl Shell<Core> for World {
             }
             Input::Call { id, .. } => self.node.reply(id, Err(storage_failed(why))),
             Input::Stop(_) => return true,
-            Input::Start | Input::Heard { .. } | Input::Gone { .. } | Input::Tick => {}
+            Input::Start | Input::Heard { .. } | Input::Renewed { .. } | Input::Gone { .. } | Input::Tick => {
+            }
         }
         false
     }

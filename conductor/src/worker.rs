@@ -344,7 +344,7 @@ fn tail(text: &str, bytes: usize) -> &str {
 
 impl Node {
     /// Puts something into the core's queue; what finds no room is lost.
-    fn tell(&self, input: Input) {
+    pub(crate) fn tell(&self, input: Input) {
         if let Some(desk) = self.desk.get() {
             desk.tell(input);
         }
