@@ -125,3 +125,23 @@ fn a_stop_cuts_a_long_command_off() {
     assert_eq!(fs::read_to_string(shared.path().join("ran")).unwrap(), "begun\nbegun\nover\n");
     assert_eq!(done["failures"], 0);
 }
+
+/// It would end the node as often as it is begun.
+#[test]
+fn a_command_that_kills_conductor_is_given_up() {
+    let shared = TempDir::new();
+    let mut conductor = Conductor::start(shared.path(), None, &[]);
+    // Once the new one has said where it listens.
+    let step = exec("echo begun >> ran; sleep 0.3; kill -s KILL $PPID; sleep 1000");
+    let task = conductor.submit(json!([exec("true"), step]), json!({ "cwd": shared.path() }));
+    for _ in 0..10 {
+        assert!(conductor.daemon.wait(SOON).is_some(), "{:#}", conductor.task(&task));
+        conductor.again();
+    }
+    let failed = conductor.becomes(&task, "failed", SOON);
+    let facts = (&failed["attempts"], &failed["failures"], &failed["error"]["code"]);
+    assert_eq!(facts, (&json!(10), &json!(0), &json!("cut_off")), "{failed:#}");
+    assert_eq!(count(&shared.path().join("ran"), "begun"), 10);
+    let next = conductor.submit(json!([exec("true")]), json!({}));
+    conductor.completes(&next);
+}

@@ -6,6 +6,7 @@ use std::thread;
 use std::time::Duration;
 
 use e2e::codex::Codex;
+use e2e::temp::TempDir;
 use e2e::wait::{SOON, eventually};
 use serde_json::{Value, json};
 
@@ -106,4 +107,28 @@ fn a_drain_ends_in_a_node_that_says_it_is_drained() {
     }
     work.goes_on(&conductor);
     assert_eq!(conductor.system()["drained"], false);
+}
+
+/// It may not lead any more; what it runs goes on.
+#[test]
+fn a_node_whose_lease_is_degraded_starts_nothing() {
+    let shared = TempDir::new();
+    let args = ["--lease-renew-interval-ms", "100", "--lease-ttl-sec", "1", "--max-active-runs", "1"];
+    let conductor = Conductor::start(shared.path(), None, &args);
+    let gate = exec("until [ -e go ]; do sleep 0.02; done");
+    let running = conductor.submit(json!([gate, exec("true")]), json!({ "cwd": shared.path() }));
+    let waiting = conductor.submit(json!([exec("true")]), json!({}));
+    let lease = shared.path().join("state/conductor/lease.json");
+    eventually("something in the way of the next renewal", SOON, || {
+        let _ = fs::remove_file(&lease);
+        fs::create_dir_all(lease.join("in-the-way")).is_ok().then_some(())
+    });
+    eventually("a degraded node", SOON, || (conductor.system()["lease_state"] == "degraded").then_some(()));
+    thread::sleep(QUIET); // it is known everywhere
+    fs::write(shared.path().join("go"), "").unwrap();
+    conductor.completes(&running);
+    thread::sleep(QUIET);
+    assert_eq!(conductor.task(&waiting)["status"], "queued");
+    fs::remove_dir_all(&lease).unwrap();
+    conductor.completes(&waiting);
 }

