@@ -7,7 +7,7 @@ use std::time::Duration;
 use e2e::codex::Codex;
 use e2e::http::{Response, get, try_request};
 use e2e::node::Node;
-use e2e::process::{Daemon, Launch, Process};
+use e2e::process::{Daemon, Launch};
 use e2e::temp::TempDir;
 use e2e::wait::{SOON, eventually};
 use serde_json::{Value, json};
@@ -63,9 +63,7 @@ impl Conductor {
     /// Another one in the place of one that has ended.
     #[track_caller]
     fn again(&mut self) {
-        let old = std::mem::replace(&mut self.daemon, Daemon::start(&self.launch));
-        // What was begun in the moment of the kill is not found, and ends by itself.
-        eventually("the end of what the dead one ran", SOON, || old.descendants().is_empty().then_some(()));
+        self.daemon = Daemon::start(&self.launch);
     }
 
     fn url(&self, path: &str) -> String {
@@ -179,8 +177,28 @@ fn appears(path: &Path) {
     eventually(&format!("{}", path.display()), SOON, || path.exists().then_some(()));
 }
 
-/// Nothing that a process started lives.
+/// The process that a command wrote down with `echo $$`. Commands do not carry the mark that finds what daemons start: they
+/// see nothing of the daemon's environment that begins with `BAA_`.
 #[track_caller]
-fn childless(process: &Process) {
-    eventually("no process left over", SOON, || process.descendants().is_empty().then_some(()));
+fn process(path: &Path) -> Pid {
+    let read = || std::fs::read_to_string(path).ok().filter(|text| text.ends_with('\n'));
+    Pid(eventually(&format!("a process in {}", path.display()), SOON, read).trim().parse().unwrap())
+}
+
+/// A command, which is ended with the test at the latest.
+struct Pid(u32);
+
+impl Pid {
+    fn lives(&self) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.0)).unwrap_or_default();
+        !stat.is_empty() && !stat.contains(") Z ")
+    }
+}
+
+impl Drop for Pid {
+    fn drop(&mut self) {
+        if self.lives() {
+            e2e::process::kill_pid(self.0);
+        }
+    }
 }

@@ -9,7 +9,7 @@ use e2e::temp::TempDir;
 use e2e::wait::{SOON, eventually};
 use serde_json::{Value, json};
 
-use super::{Conductor, appears, childless, codex, exec, pair};
+use super::{Conductor, Pid, codex, exec, pair, process};
 
 #[test]
 fn commands_ask_for_the_token_and_turns_for_a_codexd() {
@@ -113,9 +113,10 @@ fn the_same_key_is_one_task_whoever_dies_meanwhile() {
 fn a_task_can_be_cancelled_while_it_waits_and_while_it_runs() {
     let (node, conductor) = pair(&Codex::Fake, &[], &[]);
     let cwd = json!({ "cwd": node.dir.path() });
-    let running = conductor.submit(json!([exec("touch begun; sleep 1000 & sleep 1001")]), cwd.clone());
+    let running = conductor
+        .submit(json!([exec("sleep 1000 & echo $! > other; echo $$ > pid; exec sleep 1001")]), cwd.clone());
     let turning = conductor.submit(json!([codex("[[hang]]")]), cwd.clone());
-    appears(&node.dir.path().join("begun"));
+    let commands = ["pid", "other"].map(|name| process(&node.dir.path().join(name)));
     let turn = eventually("a turn", SOON, || {
         let session = conductor.runs(&turning).first()?["session_id"].as_str()?.to_owned();
         let turn = node.read(&session)["currentTurnId"].as_str()?.to_owned();
@@ -136,7 +137,7 @@ fn a_task_can_be_cancelled_while_it_waits_and_while_it_runs() {
     for id in [&running, &turning] {
         assert_eq!(conductor.runs(id)[0]["status"], "canceled");
     }
-    childless(&conductor.daemon);
+    eventually("the end of both commands", SOON, || (!commands.iter().any(Pid::lives)).then_some(()));
     let (session, turn) = turn;
     eventually("a closed session", SOON, || (node.read(&session)["status"] == "closed").then_some(()));
     assert_eq!(node.end(&session, &turn, SOON), "interrupted");

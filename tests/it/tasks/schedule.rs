@@ -9,7 +9,7 @@ use e2e::temp::TempDir;
 use e2e::wait::{SOON, eventually};
 use serde_json::{Value, json};
 
-use super::{Conductor, childless, codex, count, exec, pair};
+use super::{Conductor, Pid, codex, count, exec, pair, process};
 
 #[track_caller]
 fn millis(time: &Value) -> u64 {
@@ -97,8 +97,9 @@ fn an_attempt_that_takes_too_long_is_ended_whatever_it_does() {
     let more =
         |timeout_ms: u64| json!({ "timeout_ms": timeout_ms, "max_attempts": 1, "cwd": node.dir.path() });
     let turning = conductor.submit(json!([codex("[[hang]]")]), more(700));
-    let running = conductor.submit(json!([exec("sleep 1000 & sleep 1001")]), more(700));
-    let step = json!({ "kind": "exec", "command": "sleep 1002", "timeout_ms": 200 });
+    let running = conductor
+        .submit(json!([exec("sleep 1000 & echo $! > other; echo $$ > pid; exec sleep 1001")]), more(700));
+    let step = json!({ "kind": "exec", "command": "echo $$ > third; exec sleep 1002", "timeout_ms": 200 });
     let stepping = conductor.submit(json!([step]), more(60_000));
     for (task, codes) in [
         (&turning, &["timeout"][..]),
@@ -108,7 +109,8 @@ fn an_attempt_that_takes_too_long_is_ended_whatever_it_does() {
         let failed = conductor.becomes(task, "failed", SOON);
         assert!(codes.contains(&failed["error"]["code"].as_str().unwrap()), "{failed:#}");
     }
-    childless(&conductor.daemon);
+    let commands = ["pid", "other", "third"].map(|name| process(&node.dir.path().join(name)));
+    eventually("the end of all commands", SOON, || (!commands.iter().any(Pid::lives)).then_some(()));
     let session = conductor.runs(&turning)[0]["session_id"].as_str().unwrap().to_owned();
     eventually("a closed session", SOON, || (node.read(&session)["status"] == "closed").then_some(()));
     eventually("an interrupted turn", SOON, || {
