@@ -172,16 +172,16 @@ impl Values {
     }
 
     /// What stands behind the command.
-    pub(crate) fn given_arguments(&self) -> &[String] {
+    pub fn given_arguments(&self) -> &[String] {
         &self.arguments
     }
 
-    /// That the command has exactly these arguments.
+    /// That the command has exactly these arguments; `[NAME]` may be missing.
     ///
     /// # Errors
     /// One that is missing, by its name here, or one too many.
     pub(crate) fn takes(&self, names: &[&str]) -> Result<(), Usage> {
-        if let Some(missing) = names.get(self.arguments.len()) {
+        if let Some(missing) = names.get(self.arguments.len()).filter(|name| !name.starts_with('[')) {
             return Err(Usage(format!("`{}` needs {missing}", self.command)));
         }
         match self.arguments.get(names.len()) {

@@ -3,6 +3,7 @@
 //! Owns the words on the wire. What becomes of a task is the scheduler's.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::Error;
@@ -40,6 +41,8 @@ const MAX_SPEC_BYTES: usize = 1024 * 1024;
 const MAX_TITLE_BYTES: usize = 1024;
 /// The longest path that systems take.
 const MAX_PATH_BYTES: usize = 4096;
+/// A page of tasks as JSON; one task alone may be larger.
+const MAX_LIST_BYTES: usize = 4 * 1024 * 1024;
 /// How much of a log one page is looked for in.
 const MAX_SCAN_BYTES: usize = 64 * 1024 * 1024;
 /// One read of the log.
@@ -154,13 +157,16 @@ static LINE: Record = Record {
 pub(crate) const TASKS_ANSWER: &[Field] = common::fields![
     required "count": integer(0, i64::MAX), "How many follow.";
     required "tasks": records(&TASK), "The newest first.";
+    optional "next_before": string, "If there may be older ones: the page of them, as `before`.";
 ];
 /// What the read of a task answers.
 pub(crate) const TASK_ANSWER: &[Field] = common::fields![required "task": record(&TASK), "The task.";];
 /// What the read of a log answers.
 pub(crate) const LOGS_ANSWER: &[Field] = common::fields![
+    required "status": one_of("queued", "running", "completed", "failed", "canceled"), "How the task stands; of one that is over no line comes any more.";
     required "count": integer(0, i64::MAX), "How many follow.";
     required "logs": records(&LINE), "In order.";
+    required "next_after": integer(0, i64::MAX), "Where to go on, as `after`.";
 ];
 /// What the list of runs answers.
 pub(crate) const RUNS_ANSWER: &[Field] = common::fields![
@@ -273,8 +279,23 @@ pub(crate) fn cancel(node: &Node, request: &Request) -> Result<Answer, Error> {
 pub(crate) fn list(node: &Node, request: &Request) -> Result<Answer, Error> {
     let status = request.query_value("status").and_then(Status::parse);
     let before = request.query_value("before").map(|before| before.to_string());
-    let tasks = task_views(node.see(Read::Tasks { status, before, limit: limit(request, 20) })?);
-    Ok(Answer::Json { status: 200, data: json!({ "count": tasks.len(), "tasks": tasks }) })
+    let limit = limit(request, 20);
+    let Reply::Tasks(log, found) = node.see(Read::Tasks { status, before, limit })? else {
+        return Err(unreadable("no tasks"));
+    };
+    let (mut tasks, mut bytes) = (Vec::new(), 0);
+    for task in &found {
+        let view = task_view(&log, task);
+        bytes += view.to_string().len();
+        if bytes > MAX_LIST_BYTES && !tasks.is_empty() {
+            break;
+        }
+        tasks.push(view);
+    }
+    let more = found.len() == limit || tasks.len() < found.len();
+    let next_before = tasks.last().filter(|_| more).map(|task| task["task_id"].clone());
+    let data = json!({ "count": tasks.len(), "tasks": tasks, "next_before": next_before });
+    Ok(Answer::Json { status: 200, data })
 }
 
 /// `GET /v1/tasks/:task_id`.
@@ -397,28 +418,46 @@ pub(crate) fn logs(node: &Node, request: &Request) -> Result<Answer, Error> {
     let number = |name: &str| request.query_value(name).and_then(|value| value.parse::<u64>().ok());
     let task_id = request.param("task_id").to_owned();
     let run_id = request.query_value("run_id").map(|run| run.to_string());
-    let Reply::Tasks(_, tasks) = node.see(Read::Task(task_id.clone()))? else {
-        return Err(unreadable("no task"));
-    };
-    let Some(task) = tasks.first() else { return Err(unreadable("no task")) };
+    let mut task = one(node, &task_id)?;
     let feed = node.lines()?;
     let limit = limit(request, 200);
     let (after, newest) = match number("after") {
         Some(after) => (after.max(task.seq), false),
         None => (task.seq, true),
     };
-    let mut page =
-        Page { task_id, run_id, limit, newest, lines: VecDeque::new(), reached: after, scanned: 0 };
+    let mut page = Page {
+        task_id: task_id.clone(),
+        run_id,
+        limit,
+        newest,
+        lines: VecDeque::new(),
+        reached: after,
+        scanned: 0,
+    };
     let mut cursor = Cursor::after(after);
     page.read(&feed, &mut cursor, task.last_line)?;
     let until = Instant::now() + Duration::from_millis(number("wait_ms").unwrap_or(0));
-    while page.lines.is_empty() && Instant::now() < until && !node.host.is_stopping() && !request.abandoned()
-    {
+    let waits = || Instant::now() < until && !node.host.is_stopping() && !request.abandoned();
+    while page.lines.is_empty() && !task.status.is_over() && waits() {
         feed.sleep(cursor.seq, until.min(Instant::now() + LOOK_EVERY));
+        task = one(node, &task_id)?; // before its lines: of one that is over, all are there
         page.read(&feed, &mut cursor, Seq::MAX)?;
     }
-    let data = json!({ "count": page.lines.len(), "logs": page.lines, "next_after": page.reached });
+    let data = json!({
+        "status": task.status.name(),
+        "count": page.lines.len(),
+        "logs": page.lines,
+        "next_after": page.reached,
+    });
     Ok(Answer::Json { status: 200, data })
+}
+
+fn one(node: &Node, task_id: &str) -> Result<Arc<Task>, Error> {
+    match node.see(Read::Task(task_id.to_owned()))? {
+        Reply::Tasks(_, tasks) => tasks.into_iter().next(),
+        _ => None,
+    }
+    .ok_or_else(|| unreadable("no task"))
 }
 
 struct Page {
@@ -495,11 +534,11 @@ impl Node {
     }
 
     /// The log that lines are read from.
-    fn lines(&self) -> Result<std::sync::Arc<Feed>, Error> {
+    fn lines(&self) -> Result<Arc<Feed>, Error> {
         match self.feed.get() {
             Some(feed) => Ok(feed.clone()),
             None => Feed::open(&self.config.logs_dir)
-                .map(std::sync::Arc::new)
+                .map(Arc::new)
                 .map_err(|error| unreadable(&error.to_string())),
         }
     }

@@ -76,7 +76,7 @@ impl Status {
             .find(|status| status.name() == text)
     }
 
-    fn is_over(self) -> bool {
+    pub(crate) fn is_over(self) -> bool {
         !matches!(self, Status::Queued | Status::Running)
     }
 }
