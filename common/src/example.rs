@@ -5,9 +5,6 @@
 
 use crate::http::{Method, Route};
 
-/// The example of a row for which no line can be made to run: there is nothing yet that it could show.
-pub const NONE: &str = "-";
-
 /// A table, and where it is served.
 pub struct Examples<'a, S: 'static> {
     /// `http://HOST:PORT`.
@@ -19,14 +16,14 @@ pub struct Examples<'a, S: 'static> {
 }
 
 impl<S> Examples<'_, S> {
-    /// The line for a row; `None` for a mere WebSocket, and where there is nothing to show.
+    /// The line for a row; `None` for a mere WebSocket.
     pub fn curl(&self, route: &Route<S>) -> Option<String> {
         self.curl_with(route, "")
     }
 
     /// The same with this query string.
     pub fn curl_with(&self, route: &Route<S>, query: &str) -> Option<String> {
-        if route.only_upgrades() || route.example == NONE {
+        if route.only_upgrades() {
             return None;
         }
         let mut line = String::new();
