@@ -223,9 +223,10 @@ impl<'a> Reader<'a> {
             note(Style::Good, &format!("conductor: {id} is completed"));
             return Ok(());
         }
-        let why = match error["message"].as_str() {
-            Some(message) => format!(": {message} ({})", text(error, "code")),
-            None => String::new(),
+        let why = match (error["message"].as_str(), task["cancel_reason"].as_str()) {
+            (_, Some(reason)) => format!(": {reason}"),
+            (Some(message), _) => format!(": {message} ({})", text(error, "code")),
+            (None, None) => String::new(),
         };
         Err(Failure(EXIT_FAILED, format!("{id} is {status}{why}")))
     }

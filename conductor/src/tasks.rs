@@ -172,6 +172,7 @@ static TASK: Record = Record {
         optional "finished_at": string, "RFC 3339.";
         optional "result": record(&RESULT), "What came of it so far.";
         optional "error": record(&FAULT), "Why it failed, or the attempt before.";
+        optional "cancel_reason": string, "Why somebody wanted it ended.";
         optional "metadata": object, "The caller's own.";
         optional "run_id": string, "Its newest run.";
     ],
@@ -410,6 +411,7 @@ fn task_view(log: &str, task: &Task) -> Value {
         "finished_at": task.finished_at,
         "result": result(task),
         "error": task.error,
+        "cancel_reason": task.cancel,
         "metadata": task.spec.metadata,
         "run_id": task.runs.last().map(|run| state::id(log, "run", *run)),
     })

@@ -398,7 +398,7 @@ fn hostile_conductor(path: &str) -> Reply {
             )
         }
         "/v1/runs" => Reply::Data(
-            json!({"runs": [{"run_id": "run-8335570a-1", "last_line": "Step 1: $ make test", "task_id": "task-8335570a-1", "attempt": 1,
+            json!({"runs": [{"run_id": "run-8335570a-1", "last_line": "Step 2 of 3: $ make test", "task_id": "task-8335570a-1", "attempt": 1,
             "status": "running", "session_id": "session-8335570a-0", "started_at": ago(3000)}]}),
         ),
         _ => Reply::Failure(404),
@@ -423,7 +423,7 @@ fn the_page_is_readable_with_200_sessions_and_runs_nothing_of_theirs() {
     page.shows("160 active of 1204");
     page.shows("The command ended with 101.");
     page.shows("step 2 of 3 · attempt 1, of 3 that may fail");
-    page.shows("Step 1: $ make test");
+    page.shows("Step 2 of 3: $ make test");
     page.shows("The attempt before: The stream was cut.");
     page.shows("stream disconnected before completion");
     page.shows("and go on.");
