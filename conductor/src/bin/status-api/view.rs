@@ -58,6 +58,7 @@ const TASK: &[&str] = &[
     "priority",
     "step_index",
     "attempts",
+    "failures",
     "max_attempts",
     "not_before",
     "created_at",
