@@ -122,7 +122,7 @@ fn who_leaves_a_task_leaves_it_running_and_can_end_it() {
     let bench = Bench::start();
     let dir = TempDir::new();
     let go = dir.path().join("go");
-    let wait = format!("echo began; while ! [ -e {} ]; do sleep 0.1; done", go.display());
+    let wait = format!("while ! [ -e {} ]; do sleep 0.1; done", go.display());
     let mut submit = Process::start(&bench.command(&dir, &["submit", "--step-exec", &wait, "--follow"]));
     let id = eventually("the task", SOON, || submit.stderr().split(' ').nth(1).map(str::to_owned));
     eventually("a line", SOON, || submit.stdout().contains("while !").then_some(()));
