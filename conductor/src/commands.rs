@@ -62,13 +62,15 @@ fn task(values: &Values) -> Result<Value, Failure> {
     if steps.is_empty() {
         return Err(Usage("there is nothing to do: TEXT or --step-exec is required".to_owned()).into());
     }
+    // The node's own rank has the same name, and may stand in the environment.
+    let priority = values.get("--priority", config::integer(ANY))?.filter(|_| values.has_flag("--priority"));
     let word = |flag| values.get(flag, config::string).map(|word| json!(word));
     let number = |flag| values.get(flag, config::integer(ANY)).map(|number| json!(number));
     Ok(json!({
         "steps": steps,
         "cwd": values.get("--cwd", config::path)?,
         "title": word("--title")?,
-        "priority": values.get("--task-priority", whole)?,
+        "priority": priority,
         "timeout_ms": number("--timeout-ms")?,
         "max_attempts": number("--max-attempts")?,
         "model": word("--model")?,
@@ -76,11 +78,6 @@ fn task(values: &Values) -> Result<Value, Failure> {
         "approval_policy": values.get("--approval-policy", policy)?,
         "not_before": word("--not-before")?,
     }))
-}
-
-/// A kind: a whole number, negative ones too.
-fn whole(text: &str) -> Result<i64, String> {
-    text.parse().map_err(|_| "is no whole number".to_owned())
 }
 
 /// A kind: an approval policy, a word or an object.

@@ -95,8 +95,6 @@ pub(crate) const FLAGS: &[Flag] = &[
         .list('\n')
         .of(&["submit"]),
     Flag::new("--title", "", "TITLE", "What it is about.").of(&["submit"]),
-    Flag::new("--task-priority", "", "N", "The highest is taken first; 0 is usual, it may be negative.")
-        .of(&["submit"]),
     Flag::new("--timeout-ms", "", "MS", "How long an attempt may take; an hour without it.").of(&["submit"]),
     Flag::new("--max-attempts", "", "N", "How often it is tried; 3 without it.").of(&["submit"]),
     Flag::new("--model", "", "MODEL", "Model of the turn.").of(&["submit"]),

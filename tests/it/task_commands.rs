@@ -35,7 +35,10 @@ impl Bench {
 
     fn command(&self, dir: &TempDir, args: &[&str]) -> Launch {
         let launch = Launch::of("conductor", dir.path()).args(args).env("BAA_SHARED_TOKEN", TOKEN);
-        launch.env("BAA_CONDUCTOR_LOCAL_API", self.conductor.url()).env("USER", "tester")
+        launch
+            .env("BAA_CONDUCTOR_LOCAL_API", self.conductor.url())
+            .env("USER", "tester")
+            .env("BAA_CONDUCTOR_PRIORITY", "7")
     }
 
     fn run(&self, args: &[&str]) -> Said {
@@ -155,11 +158,11 @@ fn the_mode_is_set_and_what_waits_waits() {
     let state = get(&format!("{}/v1/system/state", bench.conductor.url())).data(200);
     let who = (&state["requested_by"], &state["reason"], &state["source"]);
     assert_eq!(who, (&json!("tester"), &json!("a look around"), &json!("command line")));
-    let submit = ["submit", "[[say late]]", "--key", "once", "--task-priority=-3"];
+    let submit = ["submit", "[[say late]]", "--key", "once", "--priority", "3"];
     let (first, second) = (bench.run(&submit), bench.run(&submit));
     let id = first.out.trim();
     assert_eq!(first.out, second.out, "one key, one task");
-    assert_eq!(bench.task(id)["priority"], -3);
+    assert_eq!(bench.task(id)["priority"], 3);
     let listed = bench.run(&["tasks", "--status", "queued", "--json"]);
     assert_eq!(serde_json::from_str::<Value>(&listed.out).unwrap()["count"], 1);
     let drained: Value = serde_json::from_str(&bench.run(&["drain", "--json"]).out).unwrap();
@@ -177,7 +180,11 @@ fn the_mode_is_set_and_what_waits_waits() {
         ),
         (&["submit", " "], 2, "TEXT is empty"),
         (&["submit", "x", "--key", "a b"], 2, "--key: `a b` is not 1 to 128 visible ASCII characters"),
-        (&["submit", "x", "--task-priority", "high"], 2, "--task-priority: `high` is no whole number"),
+        (
+            &["submit", "x", "--priority", "high"],
+            2,
+            "--priority (BAA_CONDUCTOR_PRIORITY): `high` is no whole number",
+        ),
         (
             &["submit", "x", "--follow", "--status", "failed"],
             2,
