@@ -76,6 +76,7 @@ fn a_task_is_given_followed_and_listed() {
     let at = |text: &str| said.out.find(text).unwrap_or_else(|| panic!("{text}: {}", said.out));
     assert!(at("hello you") < at(cwd) && at(cwd) < at("three"), "{}", said.out);
     let task = bench.task(&id);
+    assert_eq!(task["priority"], 0, "the node's own rank is none of a task");
     assert_eq!(
         (&task["title"], &task["cwd"], &task["result"]["exit_code"]),
         (&json!("All of it"), &json!(cwd), &json!(0))
