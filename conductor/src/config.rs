@@ -84,7 +84,52 @@ pub(crate) const FLAGS: &[Flag] = &[
     .default("268435456"),
     trace::LEVEL,
     trace::FORMAT,
-    Flag::switch("--json", "", "JSON instead of text.").of(&["config", "status", "doctor"]),
+    Flag::new(
+        "--cwd",
+        "",
+        "DIR",
+        "Where to work; without it the task gets a folder of its own below --runs-dir.",
+    )
+    .of(&["submit"]),
+    Flag::new("--step-exec", "", "CMD", "A command to run after TEXT, each in its turn; needs the token.")
+        .list('\n')
+        .of(&["submit"]),
+    Flag::new("--title", "", "TITLE", "What it is about.").of(&["submit"]),
+    Flag::new("--timeout-ms", "", "MS", "How long an attempt may take; an hour without it.").of(&["submit"]),
+    Flag::new("--max-attempts", "", "N", "How often it is tried; 3 without it.").of(&["submit"]),
+    Flag::new("--model", "", "MODEL", "Model of the turn.").of(&["submit"]),
+    Flag::new(
+        "--sandbox",
+        "",
+        "MODE",
+        "What the agent may touch: read-only, workspace-write, danger-full-access.",
+    )
+    .of(&["submit"]),
+    Flag::new(
+        "--approval-policy",
+        "",
+        "POLICY",
+        "When the agent asks: untrusted, on-request, never, or JSON.",
+    )
+    .of(&["submit"]),
+    Flag::new("--not-before", "", "TIME", "When it may start: 2026-01-31T04:00:00.000Z (UTC).")
+        .of(&["submit"]),
+    Flag::new("--key", "", "KEY", "Idempotency-Key: the same one again makes no second task, for a day.")
+        .of(&["submit"]),
+    Flag::new(
+        "--status",
+        "",
+        "STATUS",
+        "Only tasks that are queued, running, completed, failed or canceled.",
+    )
+    .of(&["tasks"]),
+    Flag::new("--limit", "", "N", "How many tasks at the most; 20 without it.").of(&["tasks"]),
+    Flag::new("--after", "", "SEQ", "Begins behind this line.").of(&["logs"]),
+    Flag::new("--reason", "", "REASON", "Why; whoever looks is told.")
+        .of(&["cancel", "pause", "resume", "drain"]),
+    Flag::switch("--follow", "", "Goes on to the task's end.").of(&["submit", "logs"]),
+    Flag::switch("--json", "", "JSON instead of text.")
+        .of(&["config", "status", "doctor", "submit", "tasks", "logs", "cancel", "pause", "resume", "drain"]),
 ];
 
 /// A shorter token can be guessed by whoever may ask often enough: 16 hex digits are 64 bits.

@@ -13,10 +13,11 @@ use common::error::{CONFLICT, NOT_FOUND, TOO_MANY_REQUESTS};
 use common::keys::{Key, Keyed};
 use common::log::Seq;
 use common::time::Now;
+use common::wire::invalid;
 
 use crate::event::{self, Event, Record};
 use crate::scheduler::{Live, News, Ticket, Work, Worked};
-use crate::state::{Exec, Mode, Place, Run, Shown, Spec, State, Status, Step, Task};
+use crate::state::{Exec, MAX_TASKS_BYTES, Mode, Place, Run, Shown, Spec, State, Status, Step, Task};
 
 /// How long a call takes at the most: a commit, on a slow disk.
 pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(10);
@@ -27,8 +28,6 @@ pub(crate) const MAX_RESULT_BYTES: u64 = 2 * 1024 * 1024;
 
 /// Tasks that wait.
 pub(crate) const MAX_QUEUED: usize = 20_000;
-/// What all tasks that are known take in memory, and in each checkpoint, about.
-pub(crate) const MAX_TASKS_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Everything that happens.
 #[derive(Debug)]
@@ -432,13 +431,15 @@ impl Core {
 /// What somebody wants to see of tasks and runs.
 ///
 /// # Errors
-/// `not_found`.
+/// `not_found`; `invalid_request` for a cursor that is none.
 pub(crate) fn look(state: &State, read: &Read) -> Result<Reply, Error> {
     let (tasks, log) = (state.tasks(), state.log_id().to_owned());
     let unknown = |what: &str, id: &str| Error::new(NOT_FOUND, format!("Unknown {what} \"{id}\"."));
     let before = |kind: &str, before: &Option<String>| match before {
         None => Ok(Seq::MAX),
-        Some(id) => state.seq_of(kind, id).ok_or_else(|| unknown("cursor", id)),
+        Some(id) => state.seq_of(kind, id).ok_or_else(|| {
+            invalid("before", format!("Query value `before` must be the id of a {kind} of this node."))
+        }),
     };
     let task = |id: &str| {
         state.seq_of("task", id).and_then(|seq| tasks.task(seq).cloned()).ok_or_else(|| unknown("task", id))
@@ -452,9 +453,10 @@ pub(crate) fn look(state: &State, read: &Read) -> Result<Reply, Error> {
             let run = state.seq_of("run", id).and_then(|seq| tasks.run(seq).cloned());
             Ok(Reply::Runs(log, vec![run.ok_or_else(|| unknown("run", id))?]))
         }
-        Read::Runs { task_id: Some(id), .. } => {
-            let runs = task(id)?.runs.iter().rev().filter_map(|seq| tasks.run(*seq).cloned()).collect();
-            Ok(Reply::Runs(log, runs))
+        Read::Runs { task_id: Some(id), before: cursor, limit } => {
+            let (task, before) = (task(id)?, before("run", cursor)?);
+            let runs = task.runs.iter().rev().filter(|seq| **seq < before);
+            Ok(Reply::Runs(log, runs.filter_map(|seq| tasks.run(*seq).cloned()).take(*limit).collect()))
         }
         Read::Runs { task_id: None, before: cursor, limit } => {
             Ok(Reply::Runs(log, tasks.newest_runs(before("run", cursor)?, *limit)))

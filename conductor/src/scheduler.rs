@@ -484,11 +484,13 @@ impl Core {
     fn begin_step(&mut self, now: Now, run: &Run, codexd_seq: Option<Seq>, out: &mut Vec<Effect>) {
         let run_id = self.state.id("run", run.seq);
         self.emit(now, Event::StepStarted { run_id, step_index: run.step_index, codexd_seq }, out);
-        let step = match self.step_of(run) {
-            Some(Step::Exec { command, .. }) => format!("Step {}: $ {command}", run.step_index),
-            _ => format!("Step {}: a turn of Codex.", run.step_index),
+        let steps = self.state.tasks().task(run.task).map_or(0, |task| task.spec.steps.len());
+        let what = match self.step_of(run) {
+            Some(Step::Exec { command, .. }) => format!("$ {command}"),
+            _ => "a turn of Codex.".to_owned(),
         };
-        self.note(now, run, Level::Info, &step, None, out);
+        let text = format!("Step {} of {steps}: {what}", run.step_index + 1); // for people, who count from one
+        self.note(now, run, Level::Info, &text, None, out);
     }
 
     fn turn_ended(&mut self, now: Now, run: &Run, end: TurnEnd, out: &mut Vec<Effect>) {

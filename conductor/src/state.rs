@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::event::{Event, Record};
 
-pub(crate) use tasks::{Done, Fault, Outcome, Place, Run, Spec, Status, Step, Task, Tasks};
+pub(crate) use tasks::{
+    Done, Fault, MAX_TASKS_BYTES, Outcome, Place, Run, Spec, Status, Step, Task, Tasks, Totals,
+};
 
 /// What the node does with work of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,13 +55,14 @@ pub(crate) struct Shown {
     pub(crate) system: System,
     pub(crate) queued_tasks: usize,
     pub(crate) active_runs: usize,
+    pub(crate) totals: Totals,
 }
 
 impl State {
     /// What of it all may see.
     pub(crate) fn shown(&self) -> Shown {
         let (queued_tasks, active_runs) = (self.tasks.queued(), self.tasks.active_runs());
-        Shown { system: self.system.clone(), queued_tasks, active_runs }
+        Shown { system: self.system.clone(), queued_tasks, active_runs, totals: self.tasks.totals() }
     }
 }
 
@@ -217,13 +220,14 @@ impl State {
                 if let Some((task, attempt)) = tasks.run(run).map(|run| (run.task, run.attempt)) {
                     tasks.change(task, at, |task| {
                         let cut_off = std::mem::take(&mut task.cut_off);
+                        task.bytes += 256 + outcome.text.as_ref().map_or(0, |text| text.len() as u64);
                         task.done.push(Done { attempt, outcome: outcome.clone(), cut_off });
                     });
                 }
             }
-            Event::RunLine { run_id, task_id, codexd_seq, .. } => {
+            Event::RunLine { run_id, task_id, message, codexd_seq, .. } => {
                 tasks.change_run(of(run_id), |run| {
-                    run.lines += 1;
+                    run.said(message);
                     run.codexd_seq = codexd_seq.unwrap_or(run.codexd_seq);
                 });
                 tasks.change(of(task_id), at, |task| task.last_line = seq);
@@ -247,6 +251,7 @@ impl State {
         let Some(before) = self.tasks.run(run).cloned() else { return };
         self.tasks.change_run(run, |run| {
             (run.status, run.finished_at, run.error) = (status, Some(at), error.cloned());
+            run.last_line = None;
         });
         self.tasks.change(before.task, at, |task| {
             task.cut_off += u64::from(status == Status::Interrupted && before.place != Place::Between);

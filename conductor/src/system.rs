@@ -36,6 +36,7 @@ pub(crate) const EXAMPLE: &str = r#"{"requested_by":"me","reason":"maintenance"}
 pub(crate) struct Board {
     posted: Mutex<Shown>,
     version: AtomicU64,
+    counted: AtomicU64,
     watchers: Mutex<HashMap<thread::ThreadId, Thread>>,
 }
 
@@ -49,21 +50,28 @@ impl Board {
 
     /// Shows a state, and wakes who watches if it is another.
     pub(crate) fn post(&self, shown: Shown) {
-        let changed = std::mem::replace(&mut *lock(&self.posted), shown.clone()) != shown;
-        if changed {
+        let before = std::mem::replace(&mut *lock(&self.posted), shown.clone());
+        let counts = |shown: &Shown| (shown.queued_tasks, shown.active_runs);
+        if before.system != shown.system {
             self.stir();
+        } else if counts(&before) != counts(&shown) {
+            self.changed(&self.counted);
         }
     }
 
     /// Wakes who watches: what is shown beside the state has changed.
     pub(crate) fn stir(&self) {
-        self.version.fetch_add(1, Ordering::SeqCst);
+        self.changed(&self.version);
+    }
+
+    fn changed(&self, version: &AtomicU64) {
+        version.fetch_add(1, Ordering::SeqCst);
         lock(&self.watchers).values().for_each(Thread::unpark);
     }
 
-    /// Counts the changes.
-    pub(crate) fn version(&self) -> u64 {
-        self.version.load(Ordering::SeqCst)
+    /// Counts the changes: those of the mode and the lease, and those of how much waits and runs.
+    pub(crate) fn versions(&self) -> (u64, u64) {
+        (self.version.load(Ordering::SeqCst), self.counted.load(Ordering::SeqCst))
     }
 
     /// Has the calling thread unparked at each change.
@@ -85,7 +93,7 @@ impl Node {
     /// The system state: the mode, who set it, and the lease.
     pub(crate) fn system(&self) -> Value {
         self.follow(); // a standby learns from the disk what the leader did
-        let Shown { system, queued_tasks, active_runs } = self.board.shown();
+        let Shown { system, queued_tasks, active_runs, .. } = self.board.shown();
         let System { mode, requested_by, reason, source, updated_at } = system;
         let lease = self.lease.document();
         json!({

@@ -3,6 +3,7 @@
 //! Owns the words on the wire. What becomes of a task is the scheduler's.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::Error;
@@ -40,16 +41,28 @@ const MAX_SPEC_BYTES: usize = 1024 * 1024;
 const MAX_TITLE_BYTES: usize = 1024;
 /// The longest path that systems take.
 const MAX_PATH_BYTES: usize = 4096;
+/// A page of tasks as JSON; one task alone may be larger.
+const MAX_LIST_BYTES: usize = 4 * 1024 * 1024;
 /// How much of a log one page is looked for in.
 const MAX_SCAN_BYTES: usize = 64 * 1024 * 1024;
 /// One read of the log.
 const READ_BYTES: usize = 256 * 1024;
 
+static STEP: Record = Record {
+    name: "TaskStep",
+    fields: common::fields![
+        required "kind": one_of("codex", "exec"), "A turn of Codex, or a command for `sh -c`.";
+        optional "input": any, "Of codex, which needs it: a text, or a list of app-server input items.";
+        optional "command": string(MAX_COMMAND_BYTES), "Of exec, which needs it.";
+        optional "timeout_ms": integer(1, MAX_TIMEOUT_MS), "Of exec: how long it may take; else as long as the attempt.";
+    ],
+};
+
 common::body! {
     /// Body of `POST /v1/tasks`.
     pub(crate) struct TaskCreate {
         optional title "title": string(MAX_TITLE_BYTES), "What it is about.";
-        required steps "steps": array, "What is to be done, in order: {\"kind\":\"codex\",\"input\":…} is a turn, {\"kind\":\"exec\",\"command\":…,\"timeout_ms\":…} a command, which needs the token.";
+        required steps "steps": records(&STEP), "What is to be done, in order, 1 to 100; a step of kind exec needs the token.";
         optional cwd "cwd": string(MAX_PATH_BYTES), "Absolute path of the folder to work in; else one of its own below `--runs-dir`.";
         optional model "model": string, "Model of the turns.";
         optional sandbox "sandbox": one_of("read-only", "workspace-write", "danger-full-access"), "What the agent's commands may touch.";
@@ -72,6 +85,9 @@ common::body! {
         optional reason "reason": string(MAX_TITLE_BYTES), "Why.";
     }
 }
+
+/// What the documents show of it.
+pub(crate) const CANCEL_EXAMPLE: &str = r#"{"reason":"not needed any more"}"#;
 
 /// The longest a reader of logs may wait for a line, in milliseconds.
 const MAX_WAIT_MS: i64 = 600_000;
@@ -98,29 +114,67 @@ pub(crate) const RUNS_QUERY: &[Field] = common::fields![
     optional "before": string(128), "Only runs that are older than this one.";
 ];
 
+static FAULT: Record = Record {
+    name: "TaskError",
+    fields: common::fields![
+        required "code": string, "A code to branch on.";
+        required "message": string, "A sentence for people.";
+    ],
+};
+
+static STEP_RESULT: Record = Record {
+    name: "StepResult",
+    fields: common::fields![
+        required "step_index": integer(0, i64::MAX), "Which step.";
+        required "kind": one_of("codex", "exec"), "Of which kind.";
+        required "attempt": integer(1, i64::MAX), "The attempt that did it.";
+        required "times_cut_off": integer(0, i64::MAX), "How often it was begun before, and cut off by the end of a process.";
+        optional "text": string, "What the agent said last, or the end of what the command printed; at most 64 KiB.";
+        optional "usage": object, "Tokens of a turn.";
+        optional "exit_code": integer, "Of a command.";
+        required "duration_ms": integer(0, i64::MAX), "How long it took.";
+    ],
+};
+
+static RESULT: Record = Record {
+    name: "TaskResult",
+    fields: common::fields![
+        optional "text": string, "Of the last turn.";
+        optional "usage": object, "Of the last turn.";
+        optional "exit_code": integer, "Of the last command.";
+        required "duration_ms": integer(0, i64::MAX), "Of all steps that are done.";
+        required "steps": records(&STEP_RESULT), "The steps that are done, in order.";
+    ],
+};
+
 static TASK: Record = Record {
     name: "Task",
     fields: common::fields![
         required "task_id": string, "Its name.";
         optional "title": string, "What it is about.";
         required "status": one_of("queued", "running", "completed", "failed", "canceled"), "How it stands.";
+        required "canceling": boolean, "It runs, and is being ended.";
         required "priority": integer, "The highest is taken first.";
-        required "steps": array, "What is to be done, in order: kind `codex` with input, or `exec` with command.";
-        optional "cwd": string, "Where.";
+        required "steps": records(&STEP), "What is to be done, in order.";
+        required "step_index": integer(0, i64::MAX), "How many of them are done: the place of the next one.";
+        optional "cwd": string, "Where; null: in a folder of its own.";
         optional "model": string, "With which model.";
         optional "sandbox": string, "What commands may touch.";
         optional "approval_policy": any, "When the agent asks.";
-        optional "timeout_ms": integer(0, i64::MAX), "How long an attempt may take.";
-        required "max_attempts": integer(0, i64::MAX), "How often it is tried.";
-        required "attempts": integer(0, i64::MAX), "How often it was tried.";
-        optional "not_before": string, "RFC 3339.";
+        required "timeout_ms": integer(1, i64::MAX), "How long an attempt may take.";
+        required "max_attempts": integer(1, i64::MAX), "How often it is tried.";
+        required "attempts": integer(0, i64::MAX), "How often it was begun: runs, those that were cut off among them.";
+        required "failures": integer(0, i64::MAX), "Of these, those that count against `max_attempts`.";
+        optional "not_before": string, "When it may start, or be tried again. RFC 3339.";
         required "created_at": string, "RFC 3339.";
         required "updated_at": string, "RFC 3339.";
         optional "started_at": string, "RFC 3339.";
         optional "finished_at": string, "RFC 3339.";
-        optional "result": object, "What came of it.";
-        optional "error": object, "Why it failed.";
+        optional "result": record(&RESULT), "What came of it so far.";
+        optional "error": record(&FAULT), "Why it failed, or the attempt before.";
+        optional "cancel_reason": string, "Why somebody wanted it ended.";
         optional "metadata": object, "The caller's own.";
+        optional "run_id": string, "Its newest run.";
     ],
 };
 
@@ -130,12 +184,13 @@ static RUN: Record = Record {
         required "run_id": string, "Its name.";
         required "task_id": string, "Its task.";
         required "attempt": integer(1, i64::MAX), "Which attempt it is.";
-        required "status": string, "How it stands.";
+        required "status": one_of("running", "completed", "failed", "canceled", "interrupted"), "How it stands.";
         optional "session_id": string, "The Codex session that it works in.";
         required "step_index": integer(0, i64::MAX), "The step that it is at.";
+        optional "last_line": string, "Its newest line, while it runs; at most 512 bytes.";
         required "started_at": string, "RFC 3339.";
         optional "finished_at": string, "RFC 3339.";
-        optional "error": object, "Why it failed.";
+        optional "error": record(&FAULT), "Why it failed.";
     ],
 };
 
@@ -154,13 +209,16 @@ static LINE: Record = Record {
 pub(crate) const TASKS_ANSWER: &[Field] = common::fields![
     required "count": integer(0, i64::MAX), "How many follow.";
     required "tasks": records(&TASK), "The newest first.";
+    optional "next_before": string, "If there may be older ones: the page of them, as `before`.";
 ];
 /// What the read of a task answers.
 pub(crate) const TASK_ANSWER: &[Field] = common::fields![required "task": record(&TASK), "The task.";];
 /// What the read of a log answers.
 pub(crate) const LOGS_ANSWER: &[Field] = common::fields![
+    required "status": one_of("queued", "running", "completed", "failed", "canceled"), "How the task stands; of one that is over no line comes any more.";
     required "count": integer(0, i64::MAX), "How many follow.";
     required "logs": records(&LINE), "In order.";
+    required "next_after": integer(0, i64::MAX), "Where to go on, as `after`.";
 ];
 /// What the list of runs answers.
 pub(crate) const RUNS_ANSWER: &[Field] = common::fields![
@@ -227,37 +285,31 @@ fn spec(given: TaskCreate) -> Result<Spec, Error> {
     })
 }
 
+/// A step that its table has taken.
 fn read_step(index: usize, step: &Value) -> Result<Step, Error> {
-    let field = |name: &str| format!("steps[{index}].{name}");
-    let wrong = |name: &str, what: &str| invalid(&field(name), format!("Field `{}` {what}.", field(name)));
-    let text = |name: &str| step[name].as_str().filter(|text| !text.trim().is_empty());
-    match step["kind"].as_str() {
-        Some("codex") => match &step["input"] {
-            Value::Array(items) if !items.is_empty() => Ok(Step::Codex { input: step["input"].clone() }),
-            _ => match text("input") {
-                Some(text) => Ok(Step::Codex { input: json!(text) }),
-                None => Err(wrong("input", "must be a text or a list of input items")),
-            },
-        },
-        Some("exec") => {
-            let command = text("command").ok_or_else(|| wrong("command", "must be a command"))?;
-            if command.len() > MAX_COMMAND_BYTES || command.contains('\0') {
-                return Err(wrong("command", "is longer than this system takes, or has a zero byte"));
-            }
-            let timeout_ms = match &step["timeout_ms"] {
-                Value::Null => None,
-                timeout => Some(
-                    timeout
-                        .as_u64()
-                        .filter(|timeout| (1..=MAX_TIMEOUT_MS.unsigned_abs()).contains(timeout))
-                        .ok_or_else(|| {
-                            wrong("timeout_ms", "must be a whole number of milliseconds up to a week")
-                        })?,
-                ),
-            };
-            Ok(Step::Exec { command: command.to_owned(), timeout_ms })
+    let wrong = |name: &str, what: &str| {
+        let field = format!("steps[{index}].{name}");
+        invalid(&field, format!("Field `{field}` {what}."))
+    };
+    let is_said = |text: &str| !text.trim().is_empty();
+    if step["kind"] == "codex" {
+        let input = &step["input"];
+        let takes = match input {
+            Value::String(text) => is_said(text),
+            Value::Array(items) => !items.is_empty(),
+            _ => false,
+        };
+        return match takes {
+            true => Ok(Step::Codex { input: input.clone() }),
+            false => Err(wrong("input", "must be a text or a list of input items")),
+        };
+    }
+    match step["command"].as_str().filter(|command| is_said(command)) {
+        None => Err(wrong("command", "must be a command")),
+        Some(command) if command.contains('\0') => Err(wrong("command", "has a zero byte")),
+        Some(command) => {
+            Ok(Step::Exec { command: command.to_owned(), timeout_ms: step["timeout_ms"].as_u64() })
         }
-        _ => Err(wrong("kind", "must be codex or exec")),
     }
 }
 
@@ -273,8 +325,23 @@ pub(crate) fn cancel(node: &Node, request: &Request) -> Result<Answer, Error> {
 pub(crate) fn list(node: &Node, request: &Request) -> Result<Answer, Error> {
     let status = request.query_value("status").and_then(Status::parse);
     let before = request.query_value("before").map(|before| before.to_string());
-    let tasks = task_views(node.see(Read::Tasks { status, before, limit: limit(request, 20) })?);
-    Ok(Answer::Json { status: 200, data: json!({ "count": tasks.len(), "tasks": tasks }) })
+    let limit = limit(request, 20);
+    let Reply::Tasks(log, found) = node.see(Read::Tasks { status, before, limit })? else {
+        return Err(unreadable("no tasks"));
+    };
+    let (mut tasks, mut bytes) = (Vec::new(), 0);
+    for task in &found {
+        let view = task_view(&log, task);
+        bytes += view.to_string().len();
+        if bytes > MAX_LIST_BYTES && !tasks.is_empty() {
+            break;
+        }
+        tasks.push(view);
+    }
+    let more = found.len() == limit || tasks.len() < found.len();
+    let next_before = tasks.last().filter(|_| more).map(|task| task["task_id"].clone());
+    let data = json!({ "count": tasks.len(), "tasks": tasks, "next_before": next_before });
+    Ok(Answer::Json { status: 200, data })
 }
 
 /// `GET /v1/tasks/:task_id`.
@@ -327,7 +394,7 @@ fn task_view(log: &str, task: &Task) -> Value {
         "status": task.status.name(),
         "canceling": task.cancel.is_some() && task.status == Status::Running,
         "priority": priority,
-        "steps": steps,
+        "steps": steps.iter().map(step_view).collect::<Vec<_>>(),
         "step_index": task.done.len(),
         "cwd": cwd,
         "model": model,
@@ -344,9 +411,18 @@ fn task_view(log: &str, task: &Task) -> Value {
         "finished_at": task.finished_at,
         "result": result(task),
         "error": task.error,
+        "cancel_reason": task.cancel,
         "metadata": task.spec.metadata,
         "run_id": task.runs.last().map(|run| state::id(log, "run", *run)),
     })
+}
+
+fn step_view(step: &Step) -> Value {
+    let (kind, input, command, timeout_ms) = match step {
+        Step::Codex { input } => ("codex", Some(input), None, None),
+        Step::Exec { command, timeout_ms } => ("exec", None, Some(command), *timeout_ms),
+    };
+    json!({ "kind": kind, "input": input, "command": command, "timeout_ms": timeout_ms })
 }
 
 /// What the task came to so far: of the last turn the text, of the last command the exit code, and each step's own.
@@ -386,6 +462,7 @@ fn run_view(log: &str, run: &Run) -> Value {
         "status": run.status.name(),
         "session_id": run.session_id,
         "step_index": run.step_index,
+        "last_line": run.last_line,
         "started_at": run.started_at,
         "finished_at": run.finished_at,
         "error": run.error,
@@ -397,28 +474,46 @@ pub(crate) fn logs(node: &Node, request: &Request) -> Result<Answer, Error> {
     let number = |name: &str| request.query_value(name).and_then(|value| value.parse::<u64>().ok());
     let task_id = request.param("task_id").to_owned();
     let run_id = request.query_value("run_id").map(|run| run.to_string());
-    let Reply::Tasks(_, tasks) = node.see(Read::Task(task_id.clone()))? else {
-        return Err(unreadable("no task"));
-    };
-    let Some(task) = tasks.first() else { return Err(unreadable("no task")) };
+    let mut task = one(node, &task_id)?;
     let feed = node.lines()?;
     let limit = limit(request, 200);
     let (after, newest) = match number("after") {
         Some(after) => (after.max(task.seq), false),
         None => (task.seq, true),
     };
-    let mut page =
-        Page { task_id, run_id, limit, newest, lines: VecDeque::new(), reached: after, scanned: 0 };
+    let mut page = Page {
+        task_id: task_id.clone(),
+        run_id,
+        limit,
+        newest,
+        lines: VecDeque::new(),
+        reached: after,
+        scanned: 0,
+    };
     let mut cursor = Cursor::after(after);
     page.read(&feed, &mut cursor, task.last_line)?;
     let until = Instant::now() + Duration::from_millis(number("wait_ms").unwrap_or(0));
-    while page.lines.is_empty() && Instant::now() < until && !node.host.is_stopping() && !request.abandoned()
-    {
+    let waits = || Instant::now() < until && !node.host.is_stopping() && !request.abandoned();
+    while page.lines.is_empty() && !task.status.is_over() && waits() {
         feed.sleep(cursor.seq, until.min(Instant::now() + LOOK_EVERY));
+        task = one(node, &task_id)?; // before its lines: of one that is over, all are there
         page.read(&feed, &mut cursor, Seq::MAX)?;
     }
-    let data = json!({ "count": page.lines.len(), "logs": page.lines, "next_after": page.reached });
+    let data = json!({
+        "status": task.status.name(),
+        "count": page.lines.len(),
+        "logs": page.lines,
+        "next_after": page.reached,
+    });
     Ok(Answer::Json { status: 200, data })
+}
+
+fn one(node: &Node, task_id: &str) -> Result<Arc<Task>, Error> {
+    match node.see(Read::Task(task_id.to_owned()))? {
+        Reply::Tasks(_, tasks) => tasks.into_iter().next(),
+        _ => None,
+    }
+    .ok_or_else(|| unreadable("no task"))
 }
 
 struct Page {
@@ -495,11 +590,11 @@ impl Node {
     }
 
     /// The log that lines are read from.
-    fn lines(&self) -> Result<std::sync::Arc<Feed>, Error> {
+    fn lines(&self) -> Result<Arc<Feed>, Error> {
         match self.feed.get() {
             Some(feed) => Ok(feed.clone()),
             None => Feed::open(&self.config.logs_dir)
-                .map(std::sync::Arc::new)
+                .map(Arc::new)
                 .map_err(|error| unreadable(&error.to_string())),
         }
     }
@@ -520,8 +615,9 @@ mod tests {
     fn a_wrong_task_is_refused_by_the_name_of_its_field() {
         for (steps, message) in [
             ("[]", "Field `steps` must have 1 to 100 steps."),
-            (r#"[{"kind":"x"}]"#, "Field `steps[0].kind` must be codex or exec."),
-            (r#"[{"kind":"codex","input":"a"},7]"#, "Field `steps[1].kind` must be codex or exec."),
+            (r#"[{"kind":"x"}]"#, "Field `steps[0].kind` must be one of codex, exec."),
+            (r#"[{"kind":"codex","input":"a"},7]"#, "Field `steps[1]` must be an object (TaskStep)."),
+            (r#"[{"input":"a"}]"#, "Field `steps[0].kind` is required."),
             (
                 r#"[{"kind":"codex","input":" "}]"#,
                 "Field `steps[0].input` must be a text or a list of input items.",
@@ -529,7 +625,7 @@ mod tests {
             (r#"[{"kind":"exec"}]"#, "Field `steps[0].command` must be a command."),
             (
                 r#"[{"kind":"exec","command":"true","timeout_ms":0}]"#,
-                "Field `steps[0].timeout_ms` must be a whole number of milliseconds up to a week.",
+                "Field `steps[0].timeout_ms` must be an integer from 1 to 604800000.",
             ),
         ] {
             assert_eq!(read(&format!(r#"{{"steps":{steps}}}"#)), Err(message.to_owned()));

@@ -35,6 +35,7 @@ mod scale;
 mod scenarios;
 mod status;
 mod streams;
+mod task_commands;
 mod tasks;
 mod through_codexd;
 mod through_conductor;

@@ -160,6 +160,48 @@ impl Random {
     }
 }
 
+fn submit(metadata: &str, bytes: u64) -> Call {
+    let spec = serde_json::from_value(serde_json::json!({
+        "steps": [{"kind": "codex", "input": "x"}], "priority": 0, "timeout_ms": 1, "max_attempts": 1,
+        "metadata": {"a": metadata},
+    }));
+    Call::Submit { key: None, spec: Box::new(spec.unwrap()), bytes }
+}
+
+#[test]
+fn tasks_that_are_over_leave_room_for_others_and_are_counted() {
+    let (mut core, _) = started(State::default(), false);
+    let pause = Change { mode: Mode::Paused, requested_by: None, reason: None, source: None };
+    call(&mut core, 1, 1, Call::System(pause));
+    // Far more than all may take together: the oldest of those that are over make room.
+    for n in 0..200 {
+        let task_id = core.state.id("task", core.next_seq());
+        let said = call(&mut core, 2, 2, submit("large", 1024 * 1024));
+        assert!(said.starts_with("task.created; "), "{n}: {said}");
+        let said = call(&mut core, 3, 3, Call::Cancel { task_id, reason: "enough".to_owned() });
+        assert!(said.starts_with("task.canceled; "), "{n}: {said}");
+    }
+    assert!(core.state.tasks().bytes() <= MAX_TASKS_BYTES / 2, "{}", core.state.tasks().bytes());
+    assert_eq!(core.state.tasks().newest(None, Seq::MAX, 1000).len(), 32);
+    // What waits is not forgotten: it is the next one that is refused.
+    let waiting =
+        (0..100).take_while(|_| call(&mut core, 4, 4, submit("waits", 1024 * 1024)).starts_with("task"));
+    assert_eq!(waiting.count(), 32);
+    assert_eq!(call(&mut core, 5, 5, submit("more", 1024 * 1024)), "reply 5 too_many_requests");
+    let totals = core.state.tasks().totals();
+    assert_eq!((totals.canceled, totals.completed, totals.runs), (200, 0, 0));
+    let read: State = serde_json::from_value(serde_json::to_value(&core.state).unwrap()).unwrap();
+    assert_eq!(read, core.state, "a checkpoint holds it all");
+}
+
+#[test]
+fn a_cursor_that_is_none_is_named() {
+    let (mut core, _) = started(State::default(), false);
+    let before = Some("x".to_owned());
+    let read = Call::Read(Read::Tasks { status: None, before, limit: 1 });
+    assert_eq!(call(&mut core, 1, 1, read), "reply 1 invalid_request");
+}
+
 /// A node over several lives: its disk, and what its callers know.
 struct Life {
     random: Random,

@@ -15,6 +15,12 @@ use serde_json::Value;
 
 /// Tasks that are over and can still be read; the oldest goes first. Some 10 MB of a checkpoint at the most likely.
 pub(crate) const MAX_FINISHED: usize = 1000;
+/// What they take in memory, with what their steps said: half of what all tasks may take, so that they never fill the queue.
+pub(crate) const MAX_FINISHED_BYTES: u64 = MAX_TASKS_BYTES / 2;
+/// What all tasks that are known take in memory, and in each checkpoint, about.
+pub(crate) const MAX_TASKS_BYTES: u64 = 64 * 1024 * 1024;
+/// What is kept of a run's newest line, for whoever looks at what runs.
+const MAX_LAST_LINE_BYTES: usize = 512;
 
 /// What a caller wants done.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -76,7 +82,7 @@ impl Status {
             .find(|status| status.name() == text)
     }
 
-    fn is_over(self) -> bool {
+    pub(crate) fn is_over(self) -> bool {
         !matches!(self, Status::Queued | Status::Running)
     }
 }
@@ -113,7 +119,7 @@ pub(crate) struct Done {
 pub(crate) struct Task {
     pub(crate) seq: Seq,
     pub(crate) spec: Arc<Spec>,
-    /// What the specification takes in memory, about.
+    /// What it takes in memory, about.
     pub(crate) bytes: u64,
     pub(crate) status: Status,
     /// Runs so far, the oldest first.
@@ -167,6 +173,8 @@ pub(crate) struct Run {
     pub(crate) codexd_seq: Seq,
     /// Its lines so far.
     pub(crate) lines: u64,
+    /// The newest of them, while it runs.
+    pub(crate) last_line: Option<String>,
     pub(crate) started_at: Timestamp,
     pub(crate) finished_at: Option<Timestamp>,
     pub(crate) error: Option<Fault>,
@@ -195,11 +203,29 @@ impl Run {
             place: Place::Between,
             codexd_seq: 0,
             lines: 0,
+            last_line: None,
             started_at: at,
             finished_at: None,
             error: None,
         }
     }
+
+    pub(super) fn said(&mut self, message: &str) {
+        self.lines += 1;
+        self.last_line = Some(message[..message.floor_char_boundary(MAX_LAST_LINE_BYTES)].to_owned());
+    }
+}
+
+/// What was done since the log began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Totals {
+    pub(crate) completed: u64,
+    pub(crate) failed: u64,
+    pub(crate) canceled: u64,
+    /// Runs that began.
+    pub(crate) runs: u64,
+    /// Steps that are done.
+    pub(crate) steps: u64,
 }
 
 /// All of them. What can be found out from tasks and runs is not written down, but made again.
@@ -217,19 +243,22 @@ pub(crate) struct Tasks {
     over: BTreeSet<(Timestamp, Seq)>,
     /// Runs that run, or whose session is not closed.
     live: BTreeSet<Seq>,
-    /// What the specifications take in memory.
+    /// What tasks take in memory, and of that those that are over.
     bytes: u64,
+    over_bytes: u64,
+    totals: Totals,
 }
 
 #[derive(Serialize, Deserialize)]
 struct Saved {
     tasks: Vec<Arc<Task>>,
     runs: Vec<Arc<Run>>,
+    totals: Totals,
 }
 
 impl From<Saved> for Tasks {
     fn from(saved: Saved) -> Tasks {
-        let mut tasks = Tasks::default();
+        let mut tasks = Tasks { totals: saved.totals, ..Tasks::default() };
         for task in saved.tasks {
             tasks.enter(&task);
             tasks.tasks.insert(task.seq, task);
@@ -244,7 +273,8 @@ impl From<Saved> for Tasks {
 
 impl From<Tasks> for Saved {
     fn from(tasks: Tasks) -> Saved {
-        Saved { tasks: tasks.tasks.into_values().collect(), runs: tasks.runs.into_values().collect() }
+        let (runs, totals) = (tasks.runs.into_values().collect(), tasks.totals);
+        Saved { tasks: tasks.tasks.into_values().collect(), runs, totals }
     }
 }
 
@@ -286,9 +316,13 @@ impl Tasks {
         self.ready.len() + self.later.len()
     }
 
-    /// What all specifications take in memory, about.
+    /// What all tasks take in memory, about.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        self.totals
     }
 
     /// The task that is to start next.
@@ -329,14 +363,27 @@ impl Tasks {
     pub(super) fn change(&mut self, seq: Seq, at: Timestamp, change: impl FnOnce(&mut Task)) {
         let Some(mut task) = self.tasks.remove(&seq) else { return };
         self.leave(&task);
+        let (before, done) = (task.status, task.done.len());
         let changed = Arc::make_mut(&mut task);
         changed.updated_at = at;
         change(changed);
+        self.count(before, done, &task);
         self.enter(&task);
         self.tasks.insert(seq, task);
-        while self.over.len() > MAX_FINISHED {
+        while self.over.len() > MAX_FINISHED || self.over_bytes > MAX_FINISHED_BYTES {
             let Some((_, oldest)) = self.over.first().copied() else { return };
             self.forget(oldest);
+        }
+    }
+
+    fn count(&mut self, before: Status, done: usize, task: &Task) {
+        self.totals.steps += (task.done.len() - done) as u64;
+        match task.status {
+            status if status == before => {}
+            Status::Completed => self.totals.completed += 1,
+            Status::Failed => self.totals.failed += 1,
+            Status::Canceled => self.totals.canceled += 1,
+            _ => {}
         }
     }
 
@@ -350,6 +397,7 @@ impl Tasks {
 
     pub(super) fn start_run(&mut self, run: Run) {
         self.enter_run(&run);
+        self.totals.runs += 1;
         self.runs.insert(run.seq, Arc::new(run));
     }
 
@@ -369,7 +417,10 @@ impl Tasks {
             (Status::Queued, None) => drop(self.ready.insert((Reverse(task.spec.priority), task.seq))),
             (Status::Queued, Some(due_at)) => drop(self.later.insert((due_at, task.seq))),
             (Status::Running, _) => {}
-            _ => drop(self.over.insert((task.finished_at.unwrap_or(task.updated_at), task.seq))),
+            _ => {
+                self.over.insert((task.finished_at.unwrap_or(task.updated_at), task.seq));
+                self.over_bytes += task.bytes;
+            }
         }
     }
 
@@ -380,8 +431,9 @@ impl Tasks {
         if let Some(due_at) = task.due_at {
             self.later.remove(&(due_at, task.seq));
         }
-        if let Some(finished_at) = task.finished_at {
-            self.over.remove(&(finished_at, task.seq));
+        if task.status.is_over() {
+            self.over.remove(&(task.finished_at.unwrap_or(task.updated_at), task.seq));
+            self.over_bytes -= task.bytes;
         }
     }
 
