@@ -9,12 +9,11 @@ mod words;
 
 use std::io;
 
-use common::cli::{Failure, note, say, show};
+use common::cli::{Failure, age, left, list, note, say, show};
 use common::client::Client;
 use common::codexd_api::{APPROVAL, APPROVALS, SESSIONS, with_id};
 use common::config::{EXIT_FAILED, Usage, Values};
 use common::terminal::{Screen, Style};
-use common::time::Timestamp;
 use serde_json::{Value, json};
 
 pub use events::events;
@@ -96,31 +95,5 @@ fn client(config: &Config) -> Result<Client, Usage> {
     match config.local_api_base.port {
         0 => Err(Usage("--local-api-base (BAA_CODEXD_LOCAL_API_BASE) has no port to connect to".to_owned())),
         _ => Ok(Client::new("codexd", config.local_api_base.clone())),
-    }
-}
-
-fn list<'a>(data: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
-    data[key].as_array().into_iter().flatten()
-}
-
-/// How long ago a time was.
-fn age(time: &Value) -> String {
-    let then = time.as_str().and_then(Timestamp::parse);
-    then.map_or("-".to_owned(), |then| span(Timestamp::now().millis().saturating_sub(then.millis())))
-}
-
-/// How long it is until a time.
-fn left(time: &Value) -> String {
-    let then = time.as_str().and_then(Timestamp::parse);
-    then.map_or("-".to_owned(), |then| span(then.millis().saturating_sub(Timestamp::now().millis())))
-}
-
-/// A span of time by its largest unit.
-fn span(millis: u64) -> String {
-    match millis / 1000 {
-        seconds @ 0..120 => format!("{seconds}s"),
-        seconds @ 120..7200 => format!("{}m", seconds / 60),
-        seconds @ 7200..172_800 => format!("{}h", seconds / 3600),
-        seconds => format!("{}d", seconds / 86_400),
     }
 }

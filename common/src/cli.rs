@@ -4,12 +4,16 @@
 
 use std::ffi::OsString;
 use std::fmt::{Display, Write as _};
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::ops::ControlFlow;
 use std::process::ExitCode;
 
+use serde_json::Value;
+
 use crate::config::{self, EXIT_CODES, EXIT_FAILED, EXIT_USAGE, Flag, Usage, Values};
+use crate::http::MAX_BODY_BYTES;
 use crate::terminal::{self, Screen, Style, Text, safe};
+use crate::time::Timestamp;
 use crate::trace;
 
 const SETTINGS: &str = "Settings (a flag wins over its variable; an empty variable is an unset one)";
@@ -34,7 +38,7 @@ pub struct Program {
 pub struct Command {
     /// `start`.
     pub name: &'static str,
-    /// What it needs to be told, in order: `SESSION`, `TEXT`.
+    /// What it needs to be told, in order: `SESSION`, `TEXT`; what may be left out comes last, as `[TEXT]`.
     pub arguments: &'static [&'static str],
     /// What it does: a first sentence for the list, and what else there is to know.
     pub help: &'static str,
@@ -64,6 +68,55 @@ impl From<Usage> for Failure {
 impl From<String> for Failure {
     fn from(message: String) -> Failure {
         Failure(EXIT_FAILED, message)
+    }
+}
+
+/// What an argument `TEXT` says: the text itself, or for `-` all of stdin.
+///
+/// # Errors
+/// A text without a word in it; a stdin that cannot be read.
+pub fn text_or_stdin(text: &str) -> Result<String, Failure> {
+    let mut input = text.to_owned();
+    if text == "-" {
+        input.clear();
+        // One byte more than a daemon takes, to know that there is more.
+        let read = std::io::stdin().take(MAX_BODY_BYTES as u64 + 1).read_to_string(&mut input);
+        read.map_err(|error| Failure::new("cannot read TEXT from stdin", &error))?;
+    }
+    if input.len() > MAX_BODY_BYTES {
+        let message = format!("TEXT is over {MAX_BODY_BYTES} bytes, which is all that a daemon takes");
+        return Err(Usage(message).into());
+    }
+    match input.trim().is_empty() {
+        true => Err(Usage("TEXT is empty".to_owned()).into()),
+        false => Ok(input),
+    }
+}
+
+/// The things of a list in an answer; none, if there is no such list.
+pub fn list<'a>(data: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
+    data[key].as_array().into_iter().flatten()
+}
+
+/// How long ago a time was.
+pub fn age(time: &Value) -> String {
+    let then = time.as_str().and_then(Timestamp::parse);
+    then.map_or("-".to_owned(), |then| span(Timestamp::now().millis().saturating_sub(then.millis())))
+}
+
+/// How long it is until a time.
+pub fn left(time: &Value) -> String {
+    let then = time.as_str().and_then(Timestamp::parse);
+    then.map_or("-".to_owned(), |then| span(then.millis().saturating_sub(Timestamp::now().millis())))
+}
+
+/// A span of time by its largest unit.
+fn span(millis: u64) -> String {
+    match millis / 1000 {
+        seconds @ 0..120 => format!("{seconds}s"),
+        seconds @ 120..7200 => format!("{}m", seconds / 60),
+        seconds @ 7200..172_800 => format!("{}h", seconds / 3600),
+        seconds => format!("{}d", seconds / 86_400),
     }
 }
 

@@ -56,19 +56,19 @@ pub struct Client {
     /// `codexd`, for messages.
     name: &'static str,
     base: LocalUrl,
-    /// The `Authorization` of each call.
-    authorization: Option<String>,
+    /// Of each call.
+    headers: Vec<(&'static str, String)>,
 }
 
 impl Client {
     /// The daemon `name` at `base`.
     pub fn new(name: &'static str, base: LocalUrl) -> Client {
-        Client { agent: agent(), name, base, authorization: None }
+        Client { agent: agent(), name, base, headers: Vec::new() }
     }
 
-    /// The same, which shows this with each call.
-    pub fn authorized(mut self, authorization: Option<String>) -> Client {
-        self.authorization = authorization;
+    /// The same, with this header on each call, if there is a value.
+    pub fn with(mut self, header: &'static str, value: Option<String>) -> Client {
+        self.headers.extend(value.map(|value| (header, value)));
         self
     }
 
@@ -166,8 +166,8 @@ impl Client {
     ) -> Result<http::Response<ureq::Body>, Failure> {
         let mut request = http::Request::builder().uri(format!("{}{target}", self.base));
         request = request.header("accept", accept);
-        if let Some(authorization) = &self.authorization {
-            request = request.header("authorization", authorization);
+        for (name, value) in &self.headers {
+            request = request.header(*name, value);
         }
         let sent = match body {
             None => request.body(()).map_err(ureq::Error::from).and_then(|request| self.run(request, wait)),

@@ -97,6 +97,16 @@ impl<I, R> Desk<I, R> {
         Some(Err(Error::new(error::INTERNAL_ERROR, message)))
     }
 
+    /// Puts something into the loop's queue that nobody waits for; what finds no room is lost.
+    pub fn tell(&self, input: I) {
+        let _ = self.calls.try_send(input);
+    }
+
+    /// The same, once there is room; false if there is no loop any more.
+    pub fn tell_surely(&self, input: I) -> bool {
+        self.calls.send(input).is_ok()
+    }
+
     /// Answers a call, once; what comes later nobody hears.
     pub fn reply(&self, id: CallId, outcome: Result<R, Error>) {
         if let Some(slot) = self.waiting().remove(&id) {

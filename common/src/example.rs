@@ -5,9 +5,6 @@
 
 use crate::http::{Method, Route};
 
-/// The example of a row for which no line can be made to run: there is nothing yet that it could show.
-pub const NONE: &str = "-";
-
 /// A table, and where it is served.
 pub struct Examples<'a, S: 'static> {
     /// `http://HOST:PORT`.
@@ -19,14 +16,14 @@ pub struct Examples<'a, S: 'static> {
 }
 
 impl<S> Examples<'_, S> {
-    /// The line for a row; `None` for a mere WebSocket, and where there is nothing to show.
+    /// The line for a row; `None` for a mere WebSocket.
     pub fn curl(&self, route: &Route<S>) -> Option<String> {
         self.curl_with(route, "")
     }
 
     /// The same with this query string.
     pub fn curl_with(&self, route: &Route<S>, query: &str) -> Option<String> {
-        if route.only_upgrades() || route.example == NONE {
+        if route.only_upgrades() {
             return None;
         }
         let mut line = String::new();
@@ -69,7 +66,8 @@ impl<S> Examples<'_, S> {
     fn call(&self, route: &Route<S>, query: &str) -> String {
         let url = format!("{}{}", self.base, path(route));
         let query = if route.body.is_none() && query.is_empty() { route.example } else { query };
-        let url = if query.is_empty() { url } else { format!("'{url}?{query}'") };
+        let quote = if url.contains('$') { '"' } else { '\'' }; // its variables are to be filled in
+        let url = if query.is_empty() { url } else { format!("{quote}{url}?{query}{quote}") };
         let token = if (self.token)(route) { " -H \"Authorization: Bearer $BAA_SHARED_TOKEN\"" } else { "" };
         match route.body {
             None => format!("curl -s{token} {url}"),
@@ -135,6 +133,7 @@ mod tests {
         Route::write("cup.create", "/cup", "x", TEXT, never).example(r#"{"teaId":"$TEA","text":"it's"}"#),
         Route::read("cups.read", "/cups/:id", "x", never),
         Route::write("teas.drop", "/teas/:tea_id/drop", "x", &[], never).after("cup.create").token(),
+        Route::read("cups.look", "/cups/:id/look", "x", never).example("a=1&b=2"),
         Route::read("guests.list", "/guests", "x", never),
         Route::read("guests.read", "/guests/:id", "x", never),
         Route::read("door", "/door", "x", never).success(&[101]),
@@ -158,6 +157,8 @@ mod tests {
         check("teas.list", Some("curl -s 'http://h:1/teas?limit=1'"));
         check("cup.create", Some(&format!("{tea}{cup}")));
         check("cups.read", Some(&format!("{tea}CUP=$({cup}{}curl -s http://h:1/cups/$CUP", pick("cup"))));
+        let look = format!("{tea}CUP=$({cup}{}curl -s \"http://h:1/cups/$CUP/look?a=1&b=2\"", pick("cup"));
+        check("cups.look", Some(&look));
         let drop = "curl -s -X POST -H \"Authorization: Bearer $BAA_SHARED_TOKEN\" http://h:1/teas/$TEA/drop";
         check("teas.drop", Some(&format!("{tea}{cup} >/dev/null; {drop}")));
         let guests = format!("GUEST=$(curl -s http://h:1/guests{}", pick("guest"));

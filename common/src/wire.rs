@@ -314,14 +314,35 @@ pub fn media_type(content_type: Option<&str>) -> Result<(), Error> {
 /// # Errors
 /// `invalid_request`, naming the first field that is missing, of the wrong type or out of bounds.
 pub fn check(fields: &[Field], map: &Object) -> Result<(), Error> {
+    check_within("", fields, map)
+}
+
+/// The same for an object at `place`, as `steps[0].`.
+fn check_within(place: &str, fields: &[Field], map: &Object) -> Result<(), Error> {
     for field in fields {
+        let name = || format!("{place}{}", field.name);
         match map.get(field.name).filter(|value| !value.is_null()) {
-            None if field.required => return Err(missing("Field", field)),
-            Some(value) if !field.kind.takes(value) => return Err(wrong("Field", field)),
+            None if field.required => return Err(missing("Field", &name())),
+            Some(value) if !field.kind.takes(value) => return Err(fault(&field.kind, value, &name())),
             _ => {}
         }
     }
     Ok(())
+}
+
+/// What is wrong with a value that its type does not take: the first thing within it, by its place.
+fn fault(kind: &Type, value: &Value, name: &str) -> Error {
+    let within = match (kind, value) {
+        (Type::Record(record), Value::Object(map)) => {
+            check_within(&format!("{name}."), record.fields, map).err()
+        }
+        (Type::List(of), Value::Array(items)) => {
+            let bad = items.iter().enumerate().find(|(_, item)| !of.takes(item));
+            bad.map(|(index, item)| fault(of, item, &format!("{name}[{index}]")))
+        }
+        _ => None,
+    };
+    within.unwrap_or_else(|| wrong("Field", name, kind))
 }
 
 /// Holds a decoded query string against its table; every occurrence is checked, unknown names are ignored.
@@ -333,10 +354,10 @@ pub fn query(fields: &[Field], pairs: &[(String, String)]) -> Result<(), Error> 
         let mut values =
             pairs.iter().filter(|(name, _)| name == field.name).map(|(_, value)| value).peekable();
         if field.required && values.peek().is_none() {
-            return Err(missing("Query value", field));
+            return Err(missing("Query value", field.name));
         }
         if values.any(|value| !field.kind.takes_text(value)) {
-            return Err(wrong("Query value", field));
+            return Err(wrong("Query value", field.name, &field.kind));
         }
     }
     Ok(())
@@ -428,12 +449,12 @@ pub fn take<T: Taken>(map: &Object, name: &'static str) -> Result<T, Error> {
     T::taken(map.get(name)).ok_or_else(|| invalid(name, format!("Field `{name}` is of the wrong type.")))
 }
 
-fn missing(what: &str, field: &Field) -> Error {
-    invalid(field.name, format!("{what} `{}` is required.", field.name))
+fn missing(what: &str, name: &str) -> Error {
+    invalid(name, format!("{what} `{name}` is required."))
 }
 
-fn wrong(what: &str, field: &Field) -> Error {
-    invalid(field.name, format!("{what} `{}` must be {}.", field.name, field.kind.expectation()))
+fn wrong(what: &str, name: &str, kind: &Type) -> Error {
+    invalid(name, format!("{what} `{name}` must be {}.", kind.expectation()))
 }
 
 /// The error for a field, query value or header that is wrong: `invalid_request`, naming it.

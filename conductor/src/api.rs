@@ -14,7 +14,7 @@ use common::{Error, trace};
 use serde_json::{Value, json};
 
 use crate::config::{Config, firefox_ws_url, millis};
-use crate::core::Reply;
+use crate::core::{Input, Reply};
 use crate::firefox::Bridge;
 use crate::host::Host;
 use crate::lease::{Lease, LeaseState, lock};
@@ -97,9 +97,12 @@ impl Node {
         if let Some(error) = self.lease.renew() {
             trace::error(None, format_args!("the lease cannot be renewed, this node is degraded: {error}"));
         }
-        if self.lease.state() != before {
+        let state = self.lease.state();
+        if state != before {
             self.board.stir();
         }
+        // Each time: one that was not heard is made up for by the next.
+        self.tell(Input::Renewed { degraded: state == LeaseState::Degraded });
     }
 
     /// Opens the way to the core: from now on this node follows nobody.
@@ -121,11 +124,16 @@ impl Node {
         };
         match read {
             Ok(state) => {
-                self.board.post(state.system().clone());
+                self.board.post(state.shown());
                 *followed = state;
             }
             Err(error) => trace::debug(None, format_args!("the leader's log cannot be read: {error}")),
         }
+    }
+
+    /// Looks at what the leader wrote, as far as it was read.
+    pub(crate) fn with_followed<T>(&self, look: impl FnOnce(&State) -> T) -> T {
+        look(&lock(&self.followed))
     }
 
     /// Answers a call of the core.

@@ -10,6 +10,7 @@ use common::trace::Level;
 use common::{signal, sys, trace};
 use serde_json::{Value, json};
 
+use crate::commands;
 use crate::config::{self, Config, FLAGS, Token};
 use crate::core::Input;
 use crate::daemon::Daemon;
@@ -38,6 +39,64 @@ const PROGRAM: Program = Program {
             help: "Asks the running conductor how the node is.",
             examples: &["conductor status --local-api http://127.0.0.1:4317"],
             run: status,
+        },
+        Command {
+            name: "submit",
+            arguments: &["[TEXT]"],
+            help: "Has the node do something by itself, and prints the task's id. TEXT is a turn of Codex (- reads it from \
+                   stdin), and the commands of --step-exec follow it in their order; without TEXT the task is these commands \
+                   alone. Of waiting tasks the one with the highest --priority is taken first; without it a task has 0. With --follow it prints what the task says until its end, and exits 0 only if it completed; Ctrl-C \
+                   ends the command and leaves the task running, and says how to go on. With --json the task, or with \
+                   --follow a line of JSON each and the task at the end.",
+            examples: &[
+                "conductor submit 'Make the tests pass.' --cwd /src/app --step-exec 'make test' --follow",
+                "conductor submit --step-exec 'make nightly' --cwd /src/app --not-before 2026-01-31T04:00:00.000Z",
+                "conductor submit - --key night-7 --json",
+            ],
+            run: commands::submit,
+        },
+        Command {
+            name: "tasks",
+            arguments: &[],
+            help: "Lists tasks, the newest first.",
+            examples: &["conductor tasks", "conductor tasks --status running --json"],
+            run: commands::tasks,
+        },
+        Command {
+            name: "logs",
+            arguments: &["TASK"],
+            help: "Prints what a task's runs wrote; times are UTC. With --follow it goes on to the task's end, and exits 0 only if \
+                   the task completed. With --json a line of JSON each, and when it is followed the task at the end.",
+            examples: &["conductor logs task-1", "conductor logs task-1 --follow --after 120"],
+            run: commands::logs,
+        },
+        Command {
+            name: "cancel",
+            arguments: &["TASK"],
+            help: "Ends a task: at once if it waits, else what runs of it is ended.",
+            examples: &["conductor cancel task-1 --reason 'not needed any more'"],
+            run: commands::cancel,
+        },
+        Command {
+            name: "pause",
+            arguments: &[],
+            help: "Has the node start no more runs; those that run go on.",
+            examples: &["conductor pause --reason 'a look around'"],
+            run: |values| commands::mode(values, "pause"),
+        },
+        Command {
+            name: "resume",
+            arguments: &[],
+            help: "Has the node start runs again.",
+            examples: &["conductor resume"],
+            run: |values| commands::mode(values, "resume"),
+        },
+        Command {
+            name: "drain",
+            arguments: &[],
+            help: "Has the runs that there are finish, and starts none; the node is drained then.",
+            examples: &["conductor drain --reason update"],
+            run: |values| commands::mode(values, "drain"),
         },
         Command {
             name: "doctor",
@@ -96,8 +155,7 @@ fn start(config: Config) -> Result<(), Failure> {
 
 fn status(values: &Values) -> Result<(), Failure> {
     let config = Config::read(values)?;
-    let daemon = Client::new("conductor", local_api(&config)?)
-        .authorized(config.token.as_ref().map(Token::authorization));
+    let daemon = client(&config)?;
     let snapshot = daemon.call("/v1/runtime", None)?;
     if !snapshot["identity"].is_string() {
         return Err(Failure(EXIT_FAILED, "what answers there is no conductor".to_owned()));
@@ -140,6 +198,12 @@ fn status_text(snapshot: &Value, system: &Value, codexd: &str) -> String {
         lines.push_str(&format!("warning: {warning}\n"));
     }
     lines
+}
+
+/// The running conductor, as commands ask it.
+pub(crate) fn client(config: &Config) -> Result<Client, Usage> {
+    let authorization = config.token.as_ref().map(Token::authorization);
+    Ok(Client::new("conductor", local_api(config)?).with("authorization", authorization))
 }
 
 fn local_api(config: &Config) -> Result<LocalUrl, Usage> {

@@ -66,6 +66,8 @@ pub(crate) const FLAGS: &[Flag] = &[
         .default("state"),
     Flag::new("--logs-dir", "BAA_LOGS_DIR", "DIR", "Where logs go, in conductor/ below it.").default("logs"),
     Flag::new("--runs-dir", "BAA_RUNS_DIR", "DIR", "Folders of tasks that name none.").default("runs"),
+    Flag::new("--max-active-runs", "BAA_CONDUCTOR_MAX_ACTIVE_RUNS", "N", "Runs of tasks at once.")
+        .default("2"),
     Flag::new(
         "--log-segment-bytes",
         "BAA_CONDUCTOR_LOG_SEGMENT_BYTES",
@@ -82,7 +84,52 @@ pub(crate) const FLAGS: &[Flag] = &[
     .default("268435456"),
     trace::LEVEL,
     trace::FORMAT,
-    Flag::switch("--json", "", "JSON instead of text.").of(&["config", "status", "doctor"]),
+    Flag::new(
+        "--cwd",
+        "",
+        "DIR",
+        "Where to work; without it the task gets a folder of its own below --runs-dir.",
+    )
+    .of(&["submit"]),
+    Flag::new("--step-exec", "", "CMD", "A command to run after TEXT, each in its turn; needs the token.")
+        .list('\n')
+        .of(&["submit"]),
+    Flag::new("--title", "", "TITLE", "What it is about.").of(&["submit"]),
+    Flag::new("--timeout-ms", "", "MS", "How long an attempt may take; an hour without it.").of(&["submit"]),
+    Flag::new("--max-attempts", "", "N", "How often it is tried; 3 without it.").of(&["submit"]),
+    Flag::new("--model", "", "MODEL", "Model of the turn.").of(&["submit"]),
+    Flag::new(
+        "--sandbox",
+        "",
+        "MODE",
+        "What the agent may touch: read-only, workspace-write, danger-full-access.",
+    )
+    .of(&["submit"]),
+    Flag::new(
+        "--approval-policy",
+        "",
+        "POLICY",
+        "When the agent asks: untrusted, on-request, never, or JSON.",
+    )
+    .of(&["submit"]),
+    Flag::new("--not-before", "", "TIME", "When it may start: 2026-01-31T04:00:00.000Z (UTC).")
+        .of(&["submit"]),
+    Flag::new("--key", "", "KEY", "Idempotency-Key: the same one again makes no second task, for a day.")
+        .of(&["submit"]),
+    Flag::new(
+        "--status",
+        "",
+        "STATUS",
+        "Only tasks that are queued, running, completed, failed or canceled.",
+    )
+    .of(&["tasks"]),
+    Flag::new("--limit", "", "N", "How many tasks at the most; 20 without it.").of(&["tasks"]),
+    Flag::new("--after", "", "SEQ", "Begins behind this line.").of(&["logs"]),
+    Flag::new("--reason", "", "REASON", "Why; whoever looks is told.")
+        .of(&["cancel", "pause", "resume", "drain"]),
+    Flag::switch("--follow", "", "Goes on to the task's end.").of(&["submit", "logs"]),
+    Flag::switch("--json", "", "JSON instead of text.")
+        .of(&["config", "status", "doctor", "submit", "tasks", "logs", "cancel", "pause", "resume", "drain"]),
 ];
 
 /// A shorter token can be guessed by whoever may ask often enough: 16 hex digits are 64 bits.
@@ -97,6 +144,9 @@ const INTERVAL_MS: RangeInclusive<u64> = 100..=3_600_000;
 const LEASE_TTL_SEC: RangeInclusive<u64> = 1..=86_400;
 /// The first failure at the earliest; more than a thousand is never.
 const RENEW_FAILURES: RangeInclusive<u64> = 1..=1000;
+
+/// One at least, or nothing would ever run; half of the commands that may run at once.
+const ACTIVE_RUNS: RangeInclusive<u64> = 1..=8;
 
 /// Which part a node is meant to play.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,6 +237,7 @@ pub(crate) struct Config {
     pub(crate) state_dir: PathBuf,
     pub(crate) logs_dir: PathBuf,
     pub(crate) runs_dir: PathBuf,
+    pub(crate) max_active_runs: usize,
     pub(crate) log: log::Limits,
 }
 
@@ -226,6 +277,7 @@ impl Config {
             state_dir: own("--state-dir")?,
             logs_dir: own("--logs-dir")?,
             runs_dir: values.need("--runs-dir", config::path)?,
+            max_active_runs: values.need("--max-active-runs", config::integer(ACTIVE_RUNS))? as usize,
             log: config::log_limits(values)?,
             allowed_hosts,
         })
@@ -306,6 +358,7 @@ impl Config {
             ("state_dir", json!(self.state_dir)),
             ("logs_dir", json!(self.logs_dir)),
             ("runs_dir", json!(self.runs_dir)),
+            ("max_active_runs", json!(self.max_active_runs)),
             ("log_segment_bytes", json!(self.log.segment_bytes)),
             ("log_total_bytes", json!(self.log.total_bytes)),
         ]

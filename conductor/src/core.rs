@@ -3,18 +3,21 @@
 //! No I/O, no clock, no thread. `State` is what the log says; `waiting` dies with the process.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use common::Error;
 use common::desk::CallId;
 use common::engine::Machine;
-use common::error::{CONFLICT, TOO_MANY_REQUESTS};
+use common::error::{CONFLICT, NOT_FOUND, TOO_MANY_REQUESTS};
 use common::keys::{Key, Keyed};
 use common::log::Seq;
 use common::time::Now;
+use common::wire::invalid;
 
 use crate::event::{self, Event, Record};
-use crate::state::{Exec, Mode, State, System};
+use crate::scheduler::{Live, News, Ticket, Work, Worked};
+use crate::state::{Exec, MAX_TASKS_BYTES, Mode, Place, Run, Shown, Spec, State, Status, Step, Task};
 
 /// How long a call takes at the most: a commit, on a slow disk.
 pub(crate) const CALL_DEADLINE: Duration = Duration::from_secs(10);
@@ -23,6 +26,9 @@ pub(crate) const MAX_KEPT_BYTES: u64 = 256 * 1024 * 1024;
 /// One kept result, at the most: two outputs of 64 KiB, each byte written as `\u0000`, and the command.
 pub(crate) const MAX_RESULT_BYTES: u64 = 2 * 1024 * 1024;
 
+/// Tasks that wait.
+pub(crate) const MAX_QUEUED: usize = 20_000;
+
 /// Everything that happens.
 #[derive(Debug)]
 pub(crate) enum Input {
@@ -30,6 +36,10 @@ pub(crate) enum Input {
     Start,
     /// Somebody wants something.
     Call { id: CallId, call: Call },
+    /// codexd's events, by the stream that was asked for last.
+    Heard { epoch: u64, news: News },
+    /// The lease was renewed, or could not be: too often, and this node is degraded.
+    Renewed { degraded: bool },
     /// Who made this call is gone.
     Gone { id: CallId },
     /// A deadline has come.
@@ -47,6 +57,23 @@ pub(crate) enum Call {
     BeginExec { key: Key, patience: Duration },
     /// The command of this key has ended.
     EndExec { hash: String, ended: Ended },
+    /// Do a task, once under a key.
+    Submit { key: Option<Key>, spec: Box<Spec>, bytes: u64 },
+    /// End a task.
+    Cancel { task_id: String, reason: String },
+    /// Something was done for a run.
+    Worked { ticket: Ticket, worked: Box<Worked> },
+    /// See tasks and runs.
+    Read(Read),
+}
+
+/// What somebody wants to see.
+#[derive(Clone, Debug)]
+pub(crate) enum Read {
+    Task(String),
+    Tasks { status: Option<Status>, before: Option<String>, limit: usize },
+    Run(String),
+    Runs { task_id: Option<String>, before: Option<String>, limit: usize },
 }
 
 /// The mode that is wanted, and why.
@@ -70,7 +97,7 @@ pub(crate) enum Ended {
 }
 
 /// What a call comes to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Reply {
     Done,
     /// The command is this caller's to run.
@@ -79,6 +106,10 @@ pub(crate) enum Reply {
     Finished,
     /// It may have run, and nobody knows what came of it.
     Lost,
+    /// Tasks, with the name of the log.
+    Tasks(String, Vec<Arc<Task>>),
+    /// Runs, each with the session, and the name of the log.
+    Runs(String, Vec<Arc<Run>>),
 }
 
 /// Everything that can be done.
@@ -86,7 +117,21 @@ pub(crate) enum Reply {
 pub(crate) enum Effect {
     Append(String),
     /// The system state is this from now on, for all to see.
-    Publish(Box<System>),
+    Publish(Box<Shown>),
+    /// Something is to be done for a run; a call tells what came of it.
+    Work {
+        ticket: Ticket,
+        work: Work,
+    },
+    /// codexd's events are to be followed, in place of any stream before.
+    Follow {
+        epoch: u64,
+        after: Option<Seq>,
+    },
+    /// They are not needed any more.
+    Unfollow,
+    /// The process is to end as soon as it can.
+    Stopping(&'static str),
     Reply {
         id: CallId,
         outcome: Result<Reply, Error>,
@@ -110,6 +155,12 @@ pub(crate) struct Birth {
     pub(crate) holder_host: String,
     pub(crate) term: u64,
     pub(crate) pid: u32,
+    /// How many runs there may be at once.
+    pub(crate) max_active_runs: usize,
+    /// How many cores this process has made before.
+    pub(crate) incarnation: u64,
+    /// It was asked to end already.
+    pub(crate) stopping: Option<&'static str>,
 }
 
 impl Birth {
@@ -126,15 +177,18 @@ struct Waiting {
 
 /// State and what becomes of it.
 pub(crate) struct Core {
-    state: State,
+    pub(crate) state: State,
     birth: Birth,
+    pub(crate) live: Live,
+    /// What was shown last.
+    shown: Option<Shown>,
     /// Callers that wait for the end of a command that runs under their key.
     waiting: BTreeMap<CallId, Waiting>,
 }
 
 impl Core {
     pub(crate) fn new(state: State, birth: Birth) -> Core {
-        Core { state, birth, waiting: BTreeMap::new() }
+        Core { state, birth, live: Live::default(), shown: None, waiting: BTreeMap::new() }
     }
 
     pub(crate) fn state(&self) -> &State {
@@ -146,7 +200,20 @@ impl Core {
         self.waiting.keys().copied()
     }
 
-    fn emit(&mut self, now: Now, event: Event, out: &mut Vec<Effect>) {
+    /// The number of the event that comes next.
+    pub(crate) fn next_seq(&self) -> Seq {
+        self.birth.next
+    }
+
+    pub(crate) fn incarnation(&self) -> u64 {
+        self.birth.incarnation
+    }
+
+    pub(crate) fn max_active_runs(&self) -> usize {
+        self.birth.max_active_runs
+    }
+
+    pub(crate) fn emit(&mut self, now: Now, event: Event, out: &mut Vec<Effect>) {
         let record = Record { seq: self.birth.next, at: now.wall, event };
         self.birth.next += 1;
         let line = event::render(&record);
@@ -178,7 +245,22 @@ impl Core {
             let reason = text("the log was damaged or removed, and the mode that was set last is not known");
             self.emit(now, Event::SystemChanged { mode, requested_by, reason, source }, out);
         }
-        out.push(Effect::Publish(Box::new(self.state.system().clone())));
+        if let Some(reason) = self.birth.stopping {
+            self.live.stop(now, reason);
+        }
+        if !self.birth.cut_off {
+            // This process has not ended: what it runs goes on, and will tell what came of it.
+            let begun = |run: &&Arc<Run>| run.status == Status::Running && run.place != Place::Between;
+            let commands: Vec<Seq> = self
+                .state
+                .tasks()
+                .live()
+                .filter(begun)
+                .filter(|run| self.is_exec(run))
+                .map(|run| run.seq)
+                .collect();
+            commands.into_iter().for_each(|run| self.live.assume_busy(run));
+        }
     }
 
     fn call(&mut self, now: Now, id: CallId, call: Call, out: &mut Vec<Effect>) {
@@ -186,7 +268,7 @@ impl Core {
             Call::System(Change { mode, requested_by, reason, source }) => {
                 self.emit(now, Event::SystemChanged { mode, requested_by, reason, source }, out);
                 // Before the answer: who was told of the change sees it everywhere.
-                out.push(Effect::Publish(Box::new(self.state.system().clone())));
+                self.show(out);
                 out.push(Effect::Reply { id, outcome: Ok(Reply::Done) });
             }
             Call::BeginExec { key, patience } => self.begin(now, id, key, patience, out),
@@ -200,6 +282,86 @@ impl Core {
                 self.tell(&hash, ended, out);
                 out.push(Effect::Reply { id, outcome: Ok(Reply::Done) });
             }
+            Call::Submit { key, spec, bytes } => {
+                let outcome = self.submit(now, key, *spec, bytes, out);
+                self.show(out);
+                out.push(Effect::Reply { id, outcome });
+            }
+            Call::Cancel { task_id, reason } => {
+                let outcome = self.cancel(now, &task_id, reason, out);
+                self.show(out);
+                out.push(Effect::Reply { id, outcome });
+            }
+            Call::Worked { ticket, worked } => {
+                self.worked(now, ticket, *worked, out);
+                out.push(Effect::Reply { id, outcome: Ok(Reply::Done) });
+            }
+            Call::Read(read) => out.push(Effect::Reply { id, outcome: look(&self.state, &read) }),
+        }
+    }
+
+    fn submit(
+        &mut self,
+        now: Now,
+        key: Option<Key>,
+        spec: Spec,
+        bytes: u64,
+        out: &mut Vec<Effect>,
+    ) -> Result<Reply, Error> {
+        let known = match &key {
+            Some(key) => self.state.submits().admit(key, now.wall)?.map(|known| known.outcome),
+            None => None,
+        };
+        if let Some(seq) = known {
+            return look(&self.state, &Read::Task(self.state.id("task", seq)));
+        }
+        let tasks = self.state.tasks();
+        if tasks.queued() >= MAX_QUEUED || tasks.bytes() + bytes > MAX_TASKS_BYTES {
+            let message = format!(
+                "The queue holds {MAX_QUEUED} tasks, and tasks take {MAX_TASKS_BYTES} bytes; it has no room for one more."
+            );
+            return Err(Error::new(TOO_MANY_REQUESTS, message).header("Retry-After", "60"));
+        }
+        let task_id = self.state.id("task", self.next_seq());
+        self.emit(now, Event::TaskCreated { task_id: task_id.clone(), key, bytes, spec }, out);
+        look(&self.state, &Read::Task(task_id))
+    }
+
+    fn cancel(
+        &mut self,
+        now: Now,
+        task_id: &str,
+        reason: String,
+        out: &mut Vec<Effect>,
+    ) -> Result<Reply, Error> {
+        let read = Read::Task(task_id.to_owned());
+        let Reply::Tasks(_, tasks) = look(&self.state, &read)? else { return Ok(Reply::Done) };
+        let task = tasks.first().map(|task| (task.status, task.cancel.is_some()));
+        match task {
+            Some((Status::Queued | Status::Running, false)) => {
+                self.emit(now, Event::TaskCanceled { task_id: task_id.to_owned(), reason }, out);
+                look(&self.state, &read)
+            }
+            Some((Status::Running | Status::Canceled, _)) => look(&self.state, &read), // it is on its way
+            Some((status, _)) => {
+                let message = format!("Task \"{task_id}\" is {} already.", status.name());
+                Err(Error::new(CONFLICT, message).details(serde_json::json!({ "status": status.name() })))
+            }
+            None => Ok(Reply::Done),
+        }
+    }
+
+    fn is_exec(&self, run: &Run) -> bool {
+        let task = self.state.tasks().task(run.task);
+        task.is_some_and(|task| matches!(task.spec.steps.get(run.step_index), Some(Step::Exec { .. })))
+    }
+
+    /// Shows what there is to be seen of the whole, if it has changed.
+    fn show(&mut self, out: &mut Vec<Effect>) {
+        let shown = self.state.shown();
+        if self.shown.as_ref() != Some(&shown) {
+            self.shown = Some(shown.clone());
+            out.push(Effect::Publish(Box::new(shown)));
         }
     }
 
@@ -266,6 +428,42 @@ impl Core {
     }
 }
 
+/// What somebody wants to see of tasks and runs.
+///
+/// # Errors
+/// `not_found`; `invalid_request` for a cursor that is none.
+pub(crate) fn look(state: &State, read: &Read) -> Result<Reply, Error> {
+    let (tasks, log) = (state.tasks(), state.log_id().to_owned());
+    let unknown = |what: &str, id: &str| Error::new(NOT_FOUND, format!("Unknown {what} \"{id}\"."));
+    let before = |kind: &str, before: &Option<String>| match before {
+        None => Ok(Seq::MAX),
+        Some(id) => state.seq_of(kind, id).ok_or_else(|| {
+            invalid("before", format!("Query value `before` must be the id of a {kind} of this node."))
+        }),
+    };
+    let task = |id: &str| {
+        state.seq_of("task", id).and_then(|seq| tasks.task(seq).cloned()).ok_or_else(|| unknown("task", id))
+    };
+    match read {
+        Read::Task(id) => Ok(Reply::Tasks(log, vec![task(id)?])),
+        Read::Tasks { status, before: cursor, limit } => {
+            Ok(Reply::Tasks(log, tasks.newest(*status, before("task", cursor)?, *limit)))
+        }
+        Read::Run(id) => {
+            let run = state.seq_of("run", id).and_then(|seq| tasks.run(seq).cloned());
+            Ok(Reply::Runs(log, vec![run.ok_or_else(|| unknown("run", id))?]))
+        }
+        Read::Runs { task_id: Some(id), before: cursor, limit } => {
+            let (task, before) = (task(id)?, before("run", cursor)?);
+            let runs = task.runs.iter().rev().filter(|seq| **seq < before);
+            Ok(Reply::Runs(log, runs.filter_map(|seq| tasks.run(*seq).cloned()).take(*limit).collect()))
+        }
+        Read::Runs { task_id: None, before: cursor, limit } => {
+            Ok(Reply::Runs(log, tasks.newest_runs(before("run", cursor)?, *limit)))
+        }
+    }
+}
+
 /// What one hears who cannot wait on for a command that runs under the same key.
 pub(crate) fn still_runs() -> Error {
     let error = Error::new(CONFLICT, "The command of this Idempotency-Key still runs.");
@@ -290,6 +488,10 @@ impl Machine for Core {
                 let texts = [&change.requested_by, &change.reason, &change.source];
                 128 + texts.into_iter().flatten().map(String::len).sum::<usize>()
             }
+            Input::Call { call: Call::Submit { bytes, .. }, .. } => {
+                usize::try_from(*bytes).unwrap_or(usize::MAX)
+            }
+            Input::Call { call: Call::Worked { .. }, .. } | Input::Heard { .. } => 16 * 1024, // lines have a bound
             _ => 256, // a key has two hashes
         }
     }
@@ -302,18 +504,22 @@ impl Machine for Core {
         match input {
             Input::Start => self.start(now, out),
             Input::Call { id, call } => self.call(now, id, call, out),
+            Input::Heard { epoch, news } => self.heard(now, epoch, news, out),
+            Input::Renewed { degraded } => self.live.degraded = degraded,
             Input::Gone { id } => drop(self.waiting.remove(&id)),
             Input::Tick => {}
             Input::Stop(name) => {
-                self.emit(now, Event::DaemonStopping { reason: name.to_owned() }, out);
-                out.push(Effect::Exit);
+                self.live.stop(now, name);
+                out.push(Effect::Stopping(name));
             }
         }
         self.tick(now, out);
+        self.schedule(now, out);
+        self.show(out);
     }
 
     fn deadline(&self) -> Option<Duration> {
-        self.waiting.values().map(|waiting| waiting.until).min()
+        self.waiting.values().map(|waiting| waiting.until).chain(self.live.wake()).min()
     }
 }
 

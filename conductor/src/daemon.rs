@@ -24,6 +24,7 @@ use crate::routes::ROUTES;
 use crate::shell::{Desk, World};
 use crate::state::State;
 use crate::upstream::Deadlines;
+use crate::worker::Workers;
 
 /// How long calls in flight may go on after a signal: below launchd's patience, above any call that does not wait.
 const STOP_GRACE: Duration = Duration::from_secs(5);
@@ -117,6 +118,7 @@ fn wait_for_the_lead(node: &Node, inbox: &Receiver<Input>) -> io::Result<Option<
         }
         let _ = locked.send(locks.take().map(|()| locks)); // nobody listens once the process ends
     })?;
+    node.follow();
     crossbeam_channel::select! {
         recv(taken) -> locks => locks.map_err(io::Error::other)?.map(Some),
         recv(inbox) -> _ => Ok(None), // there is no way to the core yet: it is a stop
@@ -149,6 +151,9 @@ fn lead(node: &Arc<Node>, calls: Sender<Input>, inbox: Receiver<Input>) -> Resul
         holder_host: config.host.clone(),
         term: state.term().max(last_term) + 1,
         pid: std::process::id(),
+        max_active_runs: config.max_active_runs,
+        incarnation: 0,
+        stopping: None,
     };
     node.host.leftovers.end(); // those of the one that led
     node.open_desk(Desk::new("conductor", calls), log.feed());
@@ -158,6 +163,7 @@ fn lead(node: &Arc<Node>, calls: Sender<Input>, inbox: Receiver<Input>) -> Resul
         taken_up: Some(state),
         covered: [covered, after],
         leads: false,
+        workers: Workers::default(),
         stopping: false,
     };
     let inbox = engine::Inbox { calls: inbox, child: crossbeam_channel::never() };
@@ -194,7 +200,10 @@ fn renew(node: Arc<Node>) -> io::Result<mpsc::Sender<()>> {
             if now >= beat_at {
                 beat_at = now + beat_every;
                 node.beat();
-                node.follow();
+                // One that is about to lead reads all of it anyway.
+                if node.lease.has_started() {
+                    node.follow();
+                }
             }
             let wait = beat_at.min(renew_at).saturating_duration_since(Instant::now());
             if ended.recv_timeout(wait) != Err(mpsc::RecvTimeoutError::Timeout) {

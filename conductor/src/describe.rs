@@ -57,6 +57,7 @@ const FIRST_EXAMPLES: &[Shown] = &[
 const BUSINESS_EXAMPLES: &[Shown] = &[
     ("List tasks", "tasks.list", "limit=5"),
     ("Give the node a task", "tasks.create", ""),
+    ("Follow a task", "tasks.logs.read", "after=0&wait_ms=10000"),
     ("Inspect codex", "codex.status", ""),
     ("Create a session", "codex.sessions.create", ""),
     ("Send a turn and wait for what comes of it", "codex.turn.create", "waitMs=60000"),
@@ -117,7 +118,8 @@ pub(crate) fn business(node: &Node, request: &Request) -> Result<Answer, Error> 
             "POST /v1/codex/turn?waitMs=60000 with sessionId and input says something in it, and waits for data.turn.text.",
             "If the turn still runs then (202), GET /v1/codex/turns/:turn_id?waitMs=60000 waits on.",
             "GET /v1/codex/approvals tells what the agent waits for; what nobody answers is declined.",
-            "Tasks can be listed and read, not made, where no endpoint is POST /v1/tasks.",
+            "POST /v1/tasks with steps has the node do something by itself, across restarts: keep data.task.task_id.",
+            "GET /v1/tasks/:task_id/logs?after=0&wait_ms=60000 follows it: go on with data.next_after until data.status is completed, failed or canceled.",
         ],
         "system": node.system(),
         "websocket": websocket(node),
@@ -130,6 +132,7 @@ pub(crate) fn business(node: &Node, request: &Request) -> Result<Answer, Error> 
             "Bodies and query strings of /v1/codex may be spelt in camelCase or snake_case; unknown fields are left out.",
             "With the header `Accept: text/event-stream` an endpoint with `event_stream` sends events as they come.",
             "With the header `Idempotency-Key` a retry does nothing twice, where `idempotency_key` says so.",
+            "A task with a step of kind exec needs the token, as host operations do; tasks wait while the mode is not running.",
             "System mode and host operations are in /describe/control.",
         ],
     });

@@ -9,7 +9,7 @@ use common::time::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::state::Mode;
+use crate::state::{Fault, Mode, Outcome, Spec, Status};
 
 /// An event with its place and time.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,12 +44,54 @@ pub(crate) enum Event {
     /// It did not run.
     #[serde(rename = "exec.refused")]
     ExecRefused { hash: String },
+    /// Somebody wants something done.
+    #[serde(rename = "task.created")]
+    TaskCreated { task_id: String, key: Option<Key>, bytes: u64, spec: Spec },
+    /// The time has come that a task had to wait for.
+    #[serde(rename = "task.due")]
+    TaskDue { task_id: String },
+    /// Somebody wants a task ended; one that does not run has ended with it.
+    #[serde(rename = "task.canceled")]
+    TaskCanceled { task_id: String, reason: String },
+    /// An attempt begins.
+    #[serde(rename = "run.started")]
+    RunStarted { run_id: String, task_id: String, attempt: u64 },
+    /// It has a session.
+    #[serde(rename = "run.session")]
+    RunSession { run_id: String, session_id: String, thread_id: Option<String> },
+    /// Which is closed.
+    #[serde(rename = "run.session_closed")]
+    RunSessionClosed { run_id: String },
+    /// A step is about to begin; codexd's events after this number belong to it, if it is a turn.
+    #[serde(rename = "step.started")]
+    StepStarted { run_id: String, step_index: usize, codexd_seq: Option<Seq> },
+    /// codexd has taken its turn.
+    #[serde(rename = "step.accepted")]
+    StepAccepted { run_id: String, turn_id: String },
+    /// It is done.
+    #[serde(rename = "step.finished")]
+    StepFinished { run_id: String, step_index: usize, outcome: Outcome },
+    /// A line of a run's log.
+    #[serde(rename = "run.line")]
+    RunLine { run_id: String, task_id: String, level: Level, message: String, codexd_seq: Option<Seq> },
+    /// An attempt is over; with a time the task is tried again then.
+    #[serde(rename = "run.ended")]
+    RunEnded { run_id: String, status: Status, error: Option<Fault>, retry_at: Option<Timestamp> },
     /// The process stops in good order.
     #[serde(rename = "daemon.stopping")]
     DaemonStopping { reason: String },
     /// Of another version.
     #[serde(skip)]
     Other,
+}
+
+/// How much a line of a run's log matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Level {
+    Info,
+    Warn,
+    Error,
 }
 
 #[derive(Serialize)]
@@ -72,7 +114,12 @@ struct Head {
 /// The line of the log. It begins `{"seq":N,`.
 pub(crate) fn render(record: &Record) -> String {
     let event = serde_json::to_value(&record.event).unwrap_or_default(); // strings and numbers: nothing in them can fail
-    let level = if matches!(record.event, Event::ExecLost { .. }) { "warn" } else { "info" };
+    let level = match &record.event {
+        Event::ExecLost { .. } | Event::RunEnded { status: Status::Failed | Status::Interrupted, .. } => {
+            "warn"
+        }
+        _ => "info",
+    };
     let line = Line {
         seq: record.seq,
         created_at: record.at,
@@ -110,6 +157,17 @@ fn message(event: &Event) -> String {
         Event::ExecFinished { .. } => "A command with an idempotency key has run.".to_owned(),
         Event::ExecLost { .. } => "What became of a command with an idempotency key is not known.".to_owned(),
         Event::ExecRefused { .. } => "A command with an idempotency key did not run.".to_owned(),
+        Event::TaskCreated { task_id, .. } => format!("{task_id} is queued."),
+        Event::TaskDue { task_id } => format!("{task_id} may start."),
+        Event::TaskCanceled { task_id, .. } => format!("{task_id} is to end."),
+        Event::RunStarted { task_id, attempt, .. } => format!("Attempt {attempt} of {task_id} begins."),
+        Event::RunSession { run_id, session_id, .. } => format!("{run_id} works in {session_id}."),
+        Event::RunSessionClosed { run_id } => format!("The session of {run_id} is closed."),
+        Event::StepStarted { run_id, step_index, .. } => format!("Step {step_index} of {run_id} begins."),
+        Event::StepAccepted { run_id, turn_id } => format!("{run_id} waits for {turn_id}."),
+        Event::StepFinished { run_id, step_index, .. } => format!("Step {step_index} of {run_id} is done."),
+        Event::RunLine { run_id, .. } => format!("A line of {run_id}."),
+        Event::RunEnded { run_id, status, .. } => format!("{run_id} is {}.", status.name()),
         Event::DaemonStopping { reason } => format!("conductor stops: {reason}."),
         Event::Other => String::new(),
     }

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::Error;
 use common::error::OVERLOADED;
@@ -26,6 +26,9 @@ use crate::state::Mode;
 pub(crate) const MAX_CLIENTS: usize = 32;
 /// Answers that a client has not taken yet; one that asks on without reading waits.
 const MAX_ANSWERS: usize = 64;
+
+/// Between two snapshots that differ in counts alone: as fast as a person can follow.
+const COUNTS_EVERY: Duration = Duration::from_millis(500);
 
 /// A client's name for what it asks: a UUID with a prefix, and more.
 const MAX_ID_BYTES: usize = 128;
@@ -137,9 +140,11 @@ pub(crate) fn connect(node: &Node, request: &Request) -> Result<Answer, Error> {
     })
 }
 
-/// Sends a snapshot at first and at each change, and answers as they come.
+/// Sends a snapshot at first and at each change, and answers as they come. Tasks may come and go by the hundred in a second:
+/// of changes of their counts alone each client is told the newest, now and then.
 fn source<'a>(node: &'a Node, client: &'a Client) -> impl FnMut(&mut Frames, Instant) -> Flow + 'a {
     let (sender, mut watch, mut shown) = (Sender(client), None, None);
+    let mut told = Instant::now();
     move |frames, until| {
         watch.get_or_insert_with(|| node.board.watch()); // of the thread that sends
         if node.bridge.closing.load(Ordering::SeqCst) {
@@ -150,14 +155,18 @@ fn source<'a>(node: &'a Node, client: &'a Client) -> impl FnMut(&mut Frames, Ins
         {
             frames.text(&answer);
         }
-        let version = node.board.version();
-        if shown != Some(version) {
+        let (versions, now) = (node.board.versions(), Instant::now());
+        let only_counts = shown.is_some_and(|(version, _)| version == versions.0);
+        let mut wake = until;
+        if only_counts && shown != Some(versions) && now < told + COUNTS_EVERY {
+            wake = until.min(told + COUNTS_EVERY);
+        } else if shown != Some(versions) {
             let reason = if shown.is_none() { "connected" } else { "changed" };
-            shown = Some(version);
+            (shown, told) = (Some(versions), now);
             frames.text(&snapshot(node, reason).to_string());
         }
         if frames.is_empty() {
-            thread::park_timeout(until.saturating_duration_since(Instant::now()));
+            thread::park_timeout(wake.saturating_duration_since(Instant::now()));
         }
         Flow::Go
     }

@@ -1,7 +1,7 @@
 //! conductor: the node's front door; and what status-api shares with it.
 //!
 //! It keeps no session of its own: what concerns Codex goes to codexd over local HTTP, one request for one call.
-//! In reading order: `cli`, `config`, `daemon` (from the listener to the last document); `routes` (every route on one
+//! In reading order: `cli`, `commands` (those that ask a running one), `config`, `daemon` (from the listener to the last document); `routes` (every route on one
 //! screen), `access`, `api`, `system`, `controllers`, `tasks`, `firefox`, `codex` and
 //! `describe` (what they do; `answers` tells it to documents), `upstream` (codexd, and
 //! how it fails); `event` and `state` (what happened, and what it adds up to), `core` (the one step), `shell` (performs it),
@@ -12,6 +12,7 @@ mod answers;
 mod api;
 mod cli;
 mod codex;
+mod commands;
 mod config;
 mod controllers;
 mod core;
@@ -25,6 +26,7 @@ mod lease;
 mod metrics;
 mod results;
 mod routes;
+mod scheduler;
 mod shell;
 mod state;
 mod system;
@@ -32,6 +34,7 @@ mod tasks;
 #[cfg(test)]
 mod tests;
 mod upstream;
+mod worker;
 
 pub use cli::main;
 

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::api::Node;
 use crate::lease::LeaseState;
+use crate::state::Totals;
 
 /// Calls of codexd by what came of them, and how long that took; a stream counts to its beginning.
 #[derive(Default)]
@@ -56,6 +57,7 @@ impl Calls {
 pub(crate) fn metrics(node: &Node, _: &Request) -> Result<Answer, Error> {
     Ok(node.stats.answer("conductor", env!("CARGO_PKG_VERSION"), |page| {
         system(page, &node.system(), node.lease_state());
+        work(page, node.board.shown().totals);
         if let Some(feed) = node.feed.get() {
             feed.metrics(page, node.config.log);
         }
@@ -70,6 +72,25 @@ pub(crate) fn metrics(node: &Node, _: &Request) -> Result<Answer, Error> {
         page.gauge("baa_conductor_execs_active", "Commands of host operations that run.")
             .is(node.host.execs() as u64);
     }))
+}
+
+/// What became of tasks, and how much was done for them.
+fn work(page: &mut Page, totals: Totals) {
+    let Totals { completed, failed, canceled, runs, steps } = totals;
+    page.counter(
+        "baa_conductor_tasks_finished_total",
+        "Tasks that are over, by how they ended, in the life of the state directory.",
+    )
+    .with(&[("status", "completed")], completed)
+    .with(&[("status", "failed")], failed)
+    .with(&[("status", "canceled")], canceled);
+    page.counter("baa_conductor_runs_started_total", "Runs that began, in the life of the state directory.")
+        .is(runs);
+    page.counter(
+        "baa_conductor_steps_finished_total",
+        "Steps that are done, in the life of the state directory.",
+    )
+    .is(steps);
 }
 
 /// The lease, the mode and what waits or runs, of the system state.

@@ -6,7 +6,6 @@ use common::codexd_api::{
     SessionCreate, TRANSCRIPT_ANSWER, TRANSCRIPT_QUERY, TURN_ANSWER, TURN_EXAMPLE, TURN_QUERY,
     TURN_READ_ANSWER, TurnCreate,
 };
-use common::example;
 use common::http::{Asks, Route, Surface};
 
 use crate::answers;
@@ -106,14 +105,33 @@ pub(crate) static ROUTES: &[Route<Node>] = &[
     .query(controllers::QUERY)
     .returns(controllers::ANSWER),
     Route::read("tasks.list", "/v1/tasks", "The tasks, newest first.", tasks::list)
+        .example("limit=5")
         .query(tasks::TASKS_QUERY)
         .returns(tasks::TASKS_ANSWER),
-    Route::read("tasks.read", "/v1/tasks/:task_id", "One task.", tasks::read)
-        .example(example::NONE)
-        .returns(tasks::TASK_ANSWER),
-    Route::read("tasks.logs.read", "/v1/tasks/:task_id/logs", "What a task's runs wrote.", tasks::read)
+    Route::write(
+        "tasks.create",
+        "/v1/tasks",
+        "Has the node do something by itself, once: turns of Codex and commands, one after the other.",
+        tasks::TaskCreate::FIELDS,
+        tasks::create,
+    )
+    .keyed()
+    .example(tasks::EXAMPLE)
+    .success(&[201])
+    .returns(tasks::TASK_ANSWER),
+    Route::write(
+        "tasks.cancel",
+        "/v1/tasks/:task_id/cancel",
+        "Ends a task: at once if it waits, else what runs of it is ended.",
+        tasks::CancelBody::FIELDS,
+        tasks::cancel,
+    )
+    .example(tasks::CANCEL_EXAMPLE)
+    .returns(tasks::TASK_ANSWER),
+    Route::read("tasks.read", "/v1/tasks/:task_id", "One task.", tasks::read).returns(tasks::TASK_ANSWER),
+    Route::read("tasks.logs.read", "/v1/tasks/:task_id/logs", "What a task's runs wrote.", tasks::logs)
         .query(tasks::LOGS_QUERY)
-        .example(example::NONE)
+        .example("after=0&wait_ms=10000")
         .returns(tasks::LOGS_ANSWER),
     Route::read("runs.list", "/v1/runs", "The runs, newest first.", tasks::runs)
         .query(tasks::RUNS_QUERY)

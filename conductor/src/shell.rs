@@ -16,11 +16,12 @@ use serde_json::{Value, json};
 
 use crate::api::Node;
 use crate::config::{Config, millis};
-use crate::core::{Birth, Core, Effect, Input, Reply, still_runs};
+use crate::core::{self, Birth, Call, Core, Effect, Input, Reply, still_runs};
 use crate::event;
 use crate::lease::Document;
 use crate::results;
 use crate::state::State;
+use crate::worker::Workers;
 
 /// Where callers find the loop of the node that leads.
 pub(crate) type Desk = common::desk::Desk<Input, Reply>;
@@ -35,6 +36,7 @@ pub(crate) struct World {
     pub(crate) covered: [Seq; 2],
     /// It has been written down that this node leads.
     pub(crate) leads: bool,
+    pub(crate) workers: Workers,
     pub(crate) stopping: bool,
 }
 
@@ -77,6 +79,7 @@ impl Shell<Core> for World {
         };
         self.taken_up = Some(state.clone()); // a full disk is tried again each second: not all of it is read each time
         self.birth.next = log.next();
+        self.birth.incarnation += 1;
         Ok(Core::new(state, self.birth.clone()))
     }
 
@@ -103,6 +106,10 @@ impl Shell<Core> for World {
             Effect::Append(_) => {}
             Effect::Publish(system) => self.node.board.post(*system),
             Effect::Reply { id, outcome } => self.node.reply(id, outcome),
+            Effect::Work { ticket, work } => self.workers.work(&self.node, ticket, work),
+            Effect::Follow { epoch, after } => self.workers.follow(&self.node, epoch, after),
+            Effect::Unfollow => self.workers.unfollow(),
+            Effect::Stopping(reason) => self.birth.stopping = Some(reason),
             Effect::Forget(hash) => results::forget(&self.node.config.state_dir, &hash),
             Effect::Exit => self.stopping = true,
         }
@@ -124,11 +131,15 @@ impl Shell<Core> for World {
         }
     }
 
-    fn refuse_input(&mut self, input: Input, _: &Core, why: &io::Error) -> bool {
+    fn refuse_input(&mut self, input: Input, durable: &Core, why: &io::Error) -> bool {
         match input {
+            Input::Call { id, call: Call::Read(read) } => {
+                self.node.reply(id, core::look(durable.state(), &read));
+            }
             Input::Call { id, .. } => self.node.reply(id, Err(storage_failed(why))),
             Input::Stop(_) => return true,
-            Input::Start | Input::Gone { .. } | Input::Tick => {}
+            Input::Start | Input::Heard { .. } | Input::Renewed { .. } | Input::Gone { .. } | Input::Tick => {
+            }
         }
         false
     }

@@ -14,7 +14,7 @@ use crate::api::Node;
 use crate::codex::forward;
 use crate::core::{CALL_DEADLINE, Call, Change, Input};
 use crate::lease::lock;
-use crate::state::{Mode, System};
+use crate::state::{Mode, Shown, System};
 
 /// A name, a reason: a line that a person reads.
 const MAX_TEXT_BYTES: usize = 1024;
@@ -34,8 +34,9 @@ pub(crate) const EXAMPLE: &str = r#"{"requested_by":"me","reason":"maintenance"}
 /// The newest system state, and who waits for a newer one.
 #[derive(Default)]
 pub(crate) struct Board {
-    posted: Mutex<System>,
+    posted: Mutex<Shown>,
     version: AtomicU64,
+    counted: AtomicU64,
     watchers: Mutex<HashMap<thread::ThreadId, Thread>>,
 }
 
@@ -43,27 +44,34 @@ pub(crate) struct Board {
 pub(crate) struct Watch<'a>(&'a Board, thread::ThreadId);
 
 impl Board {
-    pub(crate) fn system(&self) -> System {
+    pub(crate) fn shown(&self) -> Shown {
         lock(&self.posted).clone()
     }
 
     /// Shows a state, and wakes who watches if it is another.
-    pub(crate) fn post(&self, system: System) {
-        let changed = std::mem::replace(&mut *lock(&self.posted), system.clone()) != system;
-        if changed {
+    pub(crate) fn post(&self, shown: Shown) {
+        let before = std::mem::replace(&mut *lock(&self.posted), shown.clone());
+        let counts = |shown: &Shown| (shown.queued_tasks, shown.active_runs);
+        if before.system != shown.system {
             self.stir();
+        } else if counts(&before) != counts(&shown) {
+            self.changed(&self.counted);
         }
     }
 
     /// Wakes who watches: what is shown beside the state has changed.
     pub(crate) fn stir(&self) {
-        self.version.fetch_add(1, Ordering::SeqCst);
+        self.changed(&self.version);
+    }
+
+    fn changed(&self, version: &AtomicU64) {
+        version.fetch_add(1, Ordering::SeqCst);
         lock(&self.watchers).values().for_each(Thread::unpark);
     }
 
-    /// Counts the changes.
-    pub(crate) fn version(&self) -> u64 {
-        self.version.load(Ordering::SeqCst)
+    /// Counts the changes: those of the mode and the lease, and those of how much waits and runs.
+    pub(crate) fn versions(&self) -> (u64, u64) {
+        (self.version.load(Ordering::SeqCst), self.counted.load(Ordering::SeqCst))
     }
 
     /// Has the calling thread unparked at each change.
@@ -85,9 +93,9 @@ impl Node {
     /// The system state: the mode, who set it, and the lease.
     pub(crate) fn system(&self) -> Value {
         self.follow(); // a standby learns from the disk what the leader did
-        let System { mode, requested_by, reason, source, updated_at } = self.board.system();
+        let Shown { system, queued_tasks, active_runs, .. } = self.board.shown();
+        let System { mode, requested_by, reason, source, updated_at } = system;
         let lease = self.lease.document();
-        let (queued_tasks, active_runs) = (0, 0); // it takes none yet
         json!({
             "mode": mode.name(),
             "holder_id": lease.as_ref().map(|lease| &lease.holder_id),

@@ -17,6 +17,7 @@ use common::error::{
     CODEXD_INVALID_RESPONSE, CODEXD_NOT_CONFIGURED, CODEXD_UNAVAILABLE, INTERNAL_ERROR, NOT_FOUND,
 };
 use common::http::{Answer, Request, Writer};
+use common::log::Seq;
 use common::websocket;
 use serde_json::{Value, json};
 use ureq::{Agent, AsSendBody, Body, http};
@@ -102,9 +103,30 @@ pub(crate) struct Call<'a> {
     pub(crate) wait: Duration,
 }
 
+/// What a request upstream asks for, as messages tell it.
+struct Place<'a> {
+    path: &'a str,
+    /// `GET /v1/codexd/status`.
+    name: String,
+}
+
+impl Place<'_> {
+    fn new(writes: bool, path: &str) -> Place<'_> {
+        Place { path, name: format!("{} {path}", if writes { "POST" } else { "GET" }) }
+    }
+}
+
+/// How long an answer may take: to its head; and, if it is a stream, as long as it likes.
+#[derive(Clone, Copy)]
+struct Times {
+    response: Duration,
+    streams: bool,
+}
+
 impl Call<'_> {
-    fn name(&self) -> String {
-        format!("{} {}", if self.body.is_some() { "POST" } else { "GET" }, self.path)
+    /// What it asks for, for messages.
+    fn place(&self) -> Place<'_> {
+        Place::new(self.body.is_some(), &self.path)
     }
 
     /// Path and query.
@@ -146,7 +168,7 @@ impl Codexd {
             move || agent.clone().shutdown()
         };
         let lasts = match call.streams() {
-            true => Some(self.lasting.enter(end.clone()).ok_or_else(|| self.stopping(call))?),
+            true => Some(self.lasting.enter(end.clone()).ok_or_else(|| self.stopping(&call.place()))?),
             false => None,
         };
         let response = while_there(&client, &end, || self.send(&agent, call)).map_err(|error| {
@@ -159,12 +181,12 @@ impl Codexd {
         {
             return Ok(stream(response, end, lasts));
         }
-        let (status, data) = self.receive(call, response)?;
+        let (status, data) = self.receive(&call.place(), response)?;
         Ok(Answer::Json { status, data })
     }
 
     fn ask(&self, call: &Call) -> Result<(u16, Value), Error> {
-        self.receive(call, self.send(&self.agent, call)?)
+        self.receive(&call.place(), self.send(&self.agent, call)?)
     }
 
     fn connect(&self, call: &Call) -> Result<Answer, Error> {
@@ -182,18 +204,18 @@ impl Codexd {
         }
         head.push_str("\r\n");
         let answered = tunnel::open(base, &head, &self.deadlines);
-        match answered.map_err(|error| self.unavailable(call, &error))? {
+        match answered.map_err(|error| self.unavailable(&call.place(), &error))? {
             Answered::Opened(tunnel) => {
                 let codexd = tunnel.codexd.clone();
                 let lasts = self.lasting.enter(move || drop(codexd.shutdown(Shutdown::Both)));
-                let lasts = lasts.ok_or_else(|| self.stopping(call))?;
+                let lasts = lasts.ok_or_else(|| self.stopping(&call.place()))?;
                 websocket::upgrade(call.request, move |peer| {
                     tunnel.run(peer.into_socket());
                     drop(lasts);
                 })
             }
             Answered::Refused(response) => {
-                let (status, data) = self.receive(call, response)?;
+                let (status, data) = self.receive(&call.place(), response)?;
                 Ok(Answer::Json { status, data })
             }
         }
@@ -217,11 +239,13 @@ impl Codexd {
                 request = request.header(name, value);
             }
         }
+        let (place, times) =
+            (call.place(), Times { response: self.deadlines.response + call.wait, streams: call.streams() });
         match &call.body {
-            None => self.run(agent, call, request.body(())),
+            None => self.run(agent, &place, times, request.body(())),
             Some(body) => {
                 let request = request.method("POST").header("content-type", "application/json");
-                self.run(agent, call, request.body(body.as_str()))
+                self.run(agent, &place, times, request.body(body.as_str()))
             }
         }
     }
@@ -229,31 +253,32 @@ impl Codexd {
     fn run(
         &self,
         agent: &Agent,
-        call: &Call,
+        place: &Place<'_>,
+        times: Times,
         request: http::Result<http::Request<impl AsSendBody>>,
     ) -> Result<http::Response<Body>, Error> {
-        let unsent = || Error::new(INTERNAL_ERROR, format!("{} could not be passed on.", call.name()));
+        let unsent = || Error::new(INTERNAL_ERROR, format!("{} could not be passed on.", place.name));
         let request = request.map_err(|error| unsent().because(error))?;
         let request = agent
             .configure_request(request)
             .timeout_connect(Some(self.deadlines.connect))
             .timeout_send_request(Some(self.deadlines.body))
             .timeout_send_body(Some(self.deadlines.body))
-            .timeout_recv_response(Some(self.deadlines.response + call.wait))
-            .timeout_recv_body((!call.streams()).then_some(self.deadlines.body))
-            .timeout_per_read(call.streams().then_some(self.deadlines.silence));
-        agent.run(request.build()).map_err(|error| self.unavailable(call, &error))
+            .timeout_recv_response(Some(times.response))
+            .timeout_recv_body((!times.streams).then_some(self.deadlines.body))
+            .timeout_per_read(times.streams.then_some(self.deadlines.silence));
+        agent.run(request.build()).map_err(|error| self.unavailable(place, &error))
     }
 
-    fn receive(&self, call: &Call, mut response: http::Response<Body>) -> Result<(u16, Value), Error> {
+    fn receive(&self, place: &Place<'_>, mut response: http::Response<Body>) -> Result<(u16, Value), Error> {
         let status = response.status();
         let retry_after = header(&response, "retry-after").map(str::to_string);
         let mut text = Vec::new();
         let read = response.body_mut().as_reader().take(MAX_ANSWER_BYTES + 1).read_to_end(&mut text);
-        read.map_err(|error| self.unavailable(call, &error))?;
+        read.map_err(|error| self.unavailable(place, &error))?;
         let invalid = |what: &str| {
-            let message = format!("Independent codexd returned {what} for {}.", call.name());
-            Error::new(CODEXD_INVALID_RESPONSE, message).details(self.place(call))
+            let message = format!("Independent codexd returned {what} for {}.", place.name);
+            Error::new(CODEXD_INVALID_RESPONSE, message).details(self.place(place))
         };
         let body = match text.len() as u64 {
             0 => Value::Null,
@@ -263,7 +288,7 @@ impl Codexd {
             _ => return Err(invalid("invalid JSON").because("the answer is over its bound")),
         };
         if !status.is_success() {
-            let error = self.refused(call, status.as_u16(), &body);
+            let error = self.refused(place, status.as_u16(), &body);
             return Err(match retry_after {
                 Some(after) => error.header("Retry-After", after),
                 None => error,
@@ -277,8 +302,8 @@ impl Codexd {
     }
 
     /// An answer that is not 2xx, as ours.
-    fn refused(&self, call: &Call, status: u16, body: &Value) -> Error {
-        let mut details = self.place(call);
+    fn refused(&self, place: &Place<'_>, status: u16, body: &Value) -> Error {
+        let mut details = self.place(place);
         let (name, message) = match (&body["ok"], &body["error"], &body["message"]) {
             (Value::Bool(false), Value::String(name), Value::String(message)) => {
                 details["upstream_error"] = json!(name);
@@ -290,26 +315,96 @@ impl Codexd {
             _ => {
                 let name =
                     if status >= 500 { CODEXD_UNAVAILABLE.name.as_ref() } else { "codexd_proxy_error" };
-                (name, format!("Independent codexd returned HTTP {status} for {}.", call.name()))
+                (name, format!("Independent codexd returned HTTP {status} for {}.", place.name))
             }
         };
         Error::foreign(status, name.to_string(), message).details(details)
     }
 
-    fn unavailable(&self, call: &Call, cause: &impl std::fmt::Display) -> Error {
-        let mut details = self.place(call);
+    fn unavailable(&self, place: &Place<'_>, cause: &impl std::fmt::Display) -> Error {
+        let mut details = self.place(place);
         details["cause"] = json!(cause.to_string());
         let base = &details["target_base_url"];
         let message = format!("Independent codexd is unavailable at {}.", base.as_str().unwrap_or_default());
         Error::new(CODEXD_UNAVAILABLE, message).details(details).because(cause)
     }
 
-    fn stopping(&self, call: &Call) -> Error {
-        self.unavailable(call, &"conductor stops")
+    fn stopping(&self, place: &Place<'_>) -> Error {
+        self.unavailable(place, &"conductor stops")
     }
 
-    fn place(&self, call: &Call) -> Value {
-        json!({ "target_base_url": self.base.as_ref().map(LocalUrl::to_string), "upstream_path": call.path })
+    fn place(&self, place: &Place<'_>) -> Value {
+        json!({ "target_base_url": self.base.as_ref().map(LocalUrl::to_string), "upstream_path": place.path })
+    }
+}
+
+/// What conductor asks for itself, for its runs.
+impl Codexd {
+    /// Whether there is one to ask.
+    pub(crate) fn is_configured(&self) -> bool {
+        self.base.is_some()
+    }
+
+    /// `data` of a read.
+    pub(crate) fn get(&self, path: &str) -> Result<Value, Error> {
+        self.calls.count(|| self.own(path, None, None))
+    }
+
+    /// `data` of a write, done once under `key`.
+    pub(crate) fn post(&self, path: &str, body: &Value, key: Option<&str>) -> Result<Value, Error> {
+        self.calls.count(|| self.own(path, Some(body), key))
+    }
+
+    fn own(&self, path: &str, body: Option<&Value>, key: Option<&str>) -> Result<Value, Error> {
+        let place = Place::new(body.is_some(), path);
+        let mut request = http::Request::builder().uri(format!("{}{path}", self.base()?));
+        if let Some(key) = key {
+            request = request.header("idempotency-key", key);
+        }
+        let times = Times { response: self.deadlines.response, streams: false };
+        let response = match body {
+            None => self.run(&self.agent, &place, times, request.body(())),
+            Some(body) => {
+                let request = request.method("POST").header("content-type", "application/json");
+                self.run(&self.agent, &place, times, request.body(body.to_string()))
+            }
+        }?;
+        self.receive(&place, response).map(|(_, data)| data)
+    }
+
+    /// A stream of events that can be ended from elsewhere.
+    pub(crate) fn stream(&self) -> Stream {
+        Stream(agent())
+    }
+}
+
+/// codexd's events, for conductor itself.
+pub(crate) struct Stream(Agent);
+
+impl Stream {
+    /// Asks for them from behind `after`, or from now on.
+    pub(crate) fn open(&self, codexd: &Codexd, after: Option<Seq>) -> Result<impl Read + use<>, Error> {
+        let path = match after {
+            Some(after) => format!("/v1/codexd/events?after={after}"),
+            None => "/v1/codexd/events".to_owned(),
+        };
+        let place = Place::new(false, &path);
+        let request =
+            http::Request::builder().uri(format!("{}{path}", codexd.base()?)).header("accept", EVENT_STREAM);
+        let times = Times { response: codexd.deadlines.response, streams: true };
+        let response = codexd.run(&self.0, &place, times, request.body(()))?;
+        if !response.status().is_success() {
+            return Err(codexd
+                .receive(&place, response)
+                .err()
+                .unwrap_or_else(|| codexd.unavailable(&place, &"no stream")));
+        }
+        Ok(response.into_body().into_reader())
+    }
+
+    /// Ends it; whoever reads it hears so.
+    pub(crate) fn end(&self) {
+        self.0.clone().shutdown();
     }
 }
 

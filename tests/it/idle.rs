@@ -15,13 +15,13 @@ use std::time::{Duration, Instant};
 
 use e2e::codex::Codex;
 use e2e::figures;
-use e2e::http::{Events, get, try_request};
+use e2e::http::{Events, get, metric, post, try_request};
 use e2e::node::{Node, conductor, conductor_launch, status_api_launch};
 use e2e::process::{Daemon, Launch, Process, released};
 use e2e::reader::Reader;
 use e2e::temp::TempDir;
 use e2e::wait::{SOON, eventually};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// How long nothing may happen.
 const WATCH: Duration = Duration::from_secs(10);
@@ -66,6 +66,19 @@ fn conductor_without_clients_does_not_wake_up() {
     assert!(events.next_data().is_some());
     drop(events);
     node.turn(&node.session(json!({})), "[[say nobody hears it]]"); // so that conductor finds its reader gone
+    let task = |more: Value| {
+        let body = json!({"steps": [{"kind": "codex", "input": "[[say done]]"}], "not_before": more});
+        let task = post(&format!("{}/v1/tasks", conductor.url()), &body).data(201)["task"].take();
+        format!("{}/v1/tasks/{}", conductor.url(), task["task_id"].as_str().unwrap())
+    };
+    task(json!("2999-01-01T00:00:00.000Z")); // its time is not waited for by looking at the clock
+    let done = task(Value::Null);
+    eventually("a task that is done", SOON, || {
+        (get(&done).data(200)["task"]["status"] == "completed").then_some(())
+    });
+    eventually("no stream that is held", SOON, || {
+        (metric(node.codexd.url(), "baa_codexd_readers{kind=\"sse\"}") == Some(0.0)).then_some(())
+    });
     sleeps(&conductor, "conductor", release);
 }
 

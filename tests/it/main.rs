@@ -37,6 +37,8 @@ mod scale;
 mod scenarios;
 mod status;
 mod streams;
+mod task_commands;
+mod tasks;
 mod through_codexd;
 mod through_conductor;
 mod torture;

@@ -100,7 +100,7 @@ fn a_source_that_is_frozen_or_not_configured_holds_nobody_up() {
     let stub = Stub::start(|path| match path {
         "/v1/runtime" => Reply::Data(json!({"identity": "n@h(primary)"})),
         "/v1/system/state" => Reply::Data(json!({"mode": "paused", "queued_tasks": 3, "drained": false})),
-        "/v1/tasks?limit=20" => {
+        "/v1/tasks?status=queued&limit=20" => {
             Reply::Data(json!({"count": 1, "tasks": [{"task_id": "t", "steps": [1, 2]}]}))
         }
         _ => Reply::Failure(404),
@@ -366,8 +366,9 @@ fn hostile_codexd(path: &str) -> Reply {
 fn hostile_conductor(path: &str) -> Reply {
     let task = |n: u64, status: &str, error: Value| {
         json!({"task_id": format!("task-8335570a-{n}"), "title": if n == 1 { HOSTILE } else { "Bring the changelog up to date" },
-            "status": status, "attempts": n, "max_attempts": 3, "created_at": ago(5000), "started_at": ago(4000),
-            "finished_at": if status == "failed" { json!(ago(300)) } else { Value::Null }, "error": error})
+            "status": status, "attempts": n, "failures": n - 1, "max_attempts": 3, "step_index": 1, "steps": [{}, {}, {}],
+            "run_id": format!("run-8335570a-{n}"), "canceling": false, "priority": n - 1, "created_at": ago(5000), "started_at": ago(4000),
+            "finished_at": if n > 2 { json!(ago(300)) } else { Value::Null }, "error": error})
     };
     match path.split('?').next().unwrap() {
         "/v1/runtime" => {
@@ -380,10 +381,24 @@ fn hostile_conductor(path: &str) -> Reply {
             "lease_state": "leader", "lease_expires_at": ahead(25), "term": 7, "requested_by": "operator", "reason": HOSTILE,
             "updated_at": ago(500), "queued_tasks": 3, "active_runs": 1, "drained": false}))
         }
-        "/v1/tasks" => Reply::Data(json!({"tasks": [
-            task(1, "running", Value::Null), task(2, "queued", Value::Null), task(3, "failed", json!("The command ended with 101."))]})),
+        "/v1/tasks" => {
+            let has = |status: &str| path.contains(&format!("status={status}&"));
+            let all = [
+                task(1, "running", Value::Null),
+                task(2, "queued", json!({"code": "turn_failed", "message": "The stream was cut."})),
+                task(
+                    3,
+                    "failed",
+                    json!({"code": "EXEC_EXIT_NON_ZERO", "message": "The command ended with 101."}),
+                ),
+                task(4, "completed", Value::Null),
+            ];
+            Reply::Data(
+                json!({"tasks": all.into_iter().filter(|task| has(task["status"].as_str().unwrap())).collect::<Vec<_>>()}),
+            )
+        }
         "/v1/runs" => Reply::Data(
-            json!({"runs": [{"run_id": "run-8335570a-9", "task_id": "task-8335570a-1", "attempt": 1,
+            json!({"runs": [{"run_id": "run-8335570a-1", "last_line": "Step 2 of 3: $ make test", "task_id": "task-8335570a-1", "attempt": 1,
             "status": "running", "session_id": "session-8335570a-0", "started_at": ago(3000)}]}),
         ),
         _ => Reply::Failure(404),
@@ -407,6 +422,10 @@ fn the_page_is_readable_with_200_sessions_and_runs_nothing_of_theirs() {
     page.shows("Show all 200");
     page.shows("160 active of 1204");
     page.shows("The command ended with 101.");
+    page.shows("step 2 of 3 · attempt 1 · session-8335570a-0");
+    page.shows("1 of 3 steps done · attempt 2, 1 of 3 failed");
+    page.shows("Step 2 of 3: $ make test");
+    page.shows("The attempt before: The stream was cut.");
     page.shows("stream disconnected before completion");
     page.shows("and go on.");
     page.until("20 rows", "document.querySelectorAll('#sessions li').length === 20");
@@ -442,4 +461,47 @@ fn the_page_is_readable_with_200_sessions_and_runs_nothing_of_theirs() {
 fn background(page: &mut Page, scheme: &str) -> Value {
     page.scheme(scheme);
     page.eval("getComputedStyle(document.body).backgroundColor")
+}
+
+#[test]
+fn the_page_follows_tasks_from_the_queue_to_their_end() {
+    let Some(browser) = Browser::start() else { return };
+    let bench = Bench::start();
+    let submit = |task: Value| {
+        let task =
+            e2e::http::post(&format!("{}/v1/tasks", bench.conductor.url()), &task).data(201)["task"].take();
+        task["task_id"].as_str().unwrap().to_owned()
+    };
+    let mut page = browser.open(&format!("{}/", bench.status.url()));
+    page.resize(390, 844);
+    page.shows("All is well, nothing runs");
+    let slow = json!({"kind": "codex", "input": "[[say looked around]] [[say-slow 4000 a b]]"});
+    let runs = submit(
+        json!({"title": "Night work", "steps": [slow, {"kind": "codex", "input": "[[say and done]]"}]}),
+    );
+    let hangs = submit(json!({"steps": [{"kind": "codex", "input": "[[hang]]"}], "priority": 1}));
+    let waits = submit(json!({"title": "One for later", "steps": [slow], "not_before": ahead(7200)}));
+    let fails = json!({"title": "No luck", "steps": [{"kind": "codex", "input": "[[fail 400]]"}], "max_attempts": 1, "priority": 9});
+    page.shows("step 1 of 2 · attempt 1 · session-");
+    page.shows("looked around"); // its newest line
+    page.shows("[[hang]]"); // a task without a title has its first step for one
+    page.shows("due in 1 h 59 min");
+    page.shows("All is well, 2 turns run, 2 tasks run");
+    let cancel = format!("{}/v1/tasks/{hangs}/cancel", bench.conductor.url());
+    e2e::http::post(&cancel, &json!({})).data(200);
+    let fails = submit(fails);
+    page.shows("One task failed within 24 hours");
+    page.shows("2 of 2 steps done");
+    let order = "[...document.querySelectorAll('#tasks > li')].map(it => it.dataset.key)";
+    let ended = format!("JSON.stringify({order}.slice(0, 2)) === JSON.stringify(['{waits}', '{runs}'])");
+    page.until("what waits, then what ended last", &ended);
+    let chips =
+        page.eval("[...document.querySelectorAll('#tasks > li .chip')].map(it => it.textContent).sort()");
+    assert_eq!(chips, json!(["canceled", "completed", "failed", "queued"]));
+    assert_eq!(page.eval(order).as_array().unwrap().iter().filter(|id| *id == &json!(fails)).count(), 1);
+    for scheme in ["light", "dark"] {
+        page.scheme(scheme);
+        page.picture(&format!("tasks-phone-{scheme}"));
+    }
+    wide_enough(&mut page);
 }

@@ -178,7 +178,7 @@ impl Killer<'_> {
 }
 
 /// What was done how often, by the peer's own account.
-fn done(node: &Node, codex: &Codex) -> BTreeMap<String, u64> {
+pub(crate) fn done(node: &Node, codex: &Codex) -> BTreeMap<String, u64> {
     let mut done = BTreeMap::new();
     let mut count = |text: &str| *done.entry(text.to_owned()).or_default() += 1;
     if let Codex::Real(_) = codex {

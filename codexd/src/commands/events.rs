@@ -3,14 +3,14 @@
 use std::io;
 use std::ops::ControlFlow;
 
-use common::cli::{Failure, note, show};
+use common::cli::{Failure, list, note, show};
 use common::client::Client;
 use common::codexd_api::{MAX_PAGE, encoded};
 use common::config::{self, EXIT_UNAVAILABLE, Values};
 use common::terminal::{Screen, Style};
 use serde_json::Value;
 
-use super::{client, list, words};
+use super::{client, words};
 use crate::config::Config;
 
 /// `codexd events`

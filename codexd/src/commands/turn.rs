@@ -1,16 +1,15 @@
 //! `codexd turn`: sends one, tells how it goes, and ends as it ended.
 
-use std::io::{self, Read};
+use std::io;
 use std::ops::ControlFlow;
 use std::process;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use common::cli::{Failure, note, say};
+use common::cli::{Failure, note, say, text_or_stdin};
 use common::client::Client;
 use common::codexd_api::{INTERRUPT, MAX_WAIT_MS, TURN, TURN_READ, with_id};
-use common::config::{EXIT_FAILED, EXIT_UNAVAILABLE, Usage, Values};
-use common::http::MAX_BODY_BYTES;
+use common::config::{EXIT_FAILED, EXIT_UNAVAILABLE, Values};
 use common::signal;
 use common::terminal::{Screen, Style};
 use serde_json::{Value, json};
@@ -25,7 +24,7 @@ const MAX_OPEN_MESSAGES: usize = 64;
 pub fn turn(values: &Values) -> Result<(), Failure> {
     let config = Config::read(values)?;
     let [session, text] = values.arguments(["SESSION", "TEXT"])?;
-    let body = json!({ "sessionId": session, "input": input(text)? });
+    let body = json!({ "sessionId": session, "input": text_or_stdin(text)? });
     let client = client(&config)?;
     let follow = values.need("--follow", common::config::boolean)?;
     let id = Arc::<Mutex<String>>::default();
@@ -71,26 +70,6 @@ fn at(config: &Config) -> String {
     let base = config.local_api_base.to_string();
     let usual = FLAGS.iter().any(|flag| flag.name == "--local-api-base" && flag.default == base);
     if usual { String::new() } else { format!(" --local-api-base {base}") }
-}
-
-/// What is said: the text itself, or for `-` all of stdin.
-fn input(text: &str) -> Result<String, Failure> {
-    let mut input = text.to_owned();
-    if text == "-" {
-        input.clear();
-        // One byte more than codexd takes, to know that there is more.
-        let read = io::stdin().take(MAX_BODY_BYTES as u64 + 1).read_to_string(&mut input);
-        read.map_err(|error| Failure::new("cannot read TEXT from stdin", &error))?;
-    }
-    if input.len() > MAX_BODY_BYTES {
-        return Err(
-            Usage(format!("TEXT is over {MAX_BODY_BYTES} bytes, which is all that codexd takes")).into()
-        );
-    }
-    match input.trim().is_empty() {
-        true => Err(Usage("TEXT is empty".to_owned()).into()),
-        false => Ok(input),
-    }
 }
 
 /// Ctrl-C ends the command and not the turn: who watches may leave, and is told how to come back or to end it.

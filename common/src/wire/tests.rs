@@ -84,9 +84,11 @@ fn a_refusal_names_the_field_and_what_it_must_be() {
         (r#"{"name":"n","map":[]}"#, "Field `map` must be an object."),
         (r#"{"name":"n","list":{}}"#, "Field `list` must be an array."),
         (r#"{"name":"n","mode":"c"}"#, "Field `mode` must be one of a, b."),
-        (r#"{"name":"n","part":{"id":0}}"#, "Field `part` must be an object (Part)."),
-        (r#"{"name":"n","parts":[{"id":1},{}]}"#, "Field `parts` must be an array."),
-        (r#"{"name":"n","words":["a",1]}"#, "Field `words` must be an array."),
+        (r#"{"name":"n","part":{"id":0}}"#, "Field `part.id` must be an integer from 1 to 9."),
+        (r#"{"name":"n","part":7}"#, "Field `part` must be an object (Part)."),
+        (r#"{"name":"n","parts":[{"id":1},{}]}"#, "Field `parts[1].id` is required."),
+        (r#"{"name":"n","parts":{}}"#, "Field `parts` must be an array."),
+        (r#"{"name":"n","words":["a",1]}"#, "Field `words[1]` must be a string."),
     ] {
         let error = parse(text).unwrap_err();
         assert_eq!((error.code, error.message.as_str()), (INVALID_REQUEST, message), "{text}");

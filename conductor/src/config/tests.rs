@@ -68,7 +68,7 @@ fn the_text_shows_what_is_unset_and_never_the_token() {
         local_api_allowed_hosts: loopback-only\nallowed_origins: none\nauth: host-ops\nshared_token: configured\n\
         priority: 100\npreferred: false\nheartbeat_interval_ms: 5000\nlease_renew_interval_ms: 5000\n\
         lease_ttl_sec: 30\nrenew_failure_threshold: 2\nstate_dir: /s/conductor\nlogs_dir: /l/conductor\n\
-        runs_dir: /r\nlog_segment_bytes: 16777216\nlog_total_bytes: 268435456\n\
+        runs_dir: /r\nmax_active_runs: 2\nlog_segment_bytes: 16777216\nlog_total_bytes: 268435456\n\
         warning: BAA_CONDUCTOR_LOCAL_API is not configured; only the in-process snapshot interface is available.\n\
         warning: BAA_CODEXD_LOCAL_API_BASE is not configured; /v1/codex routes will stay unavailable.\n";
     assert_eq!(text, expected);

@@ -9,7 +9,20 @@ fn started(state: State, cut_off: bool) -> (Core, Vec<Effect>) {
     let new_log_id = state.log_id().is_empty().then(|| "log".to_owned());
     let (next, term) = (state.seq() + 1, state.term() + 1);
     let (holder_id, holder_host) = ("a".to_owned(), "h".to_owned());
-    let birth = Birth { new_log_id, cut_off, damaged: false, next, holder_id, holder_host, term, pid: 1 };
+    let (max_active_runs, stopping) = (2, None);
+    let birth = Birth {
+        new_log_id,
+        cut_off,
+        damaged: false,
+        next,
+        holder_id,
+        holder_host,
+        term,
+        pid: 1,
+        max_active_runs,
+        incarnation: 0,
+        stopping,
+    };
     let mut core = Core::new(state, birth);
     let out = step(&mut core, 0, Input::Start);
     (core, out)
@@ -31,9 +44,13 @@ fn told(out: &[Effect]) -> String {
         Effect::Append(line) => {
             serde_json::from_str::<serde_json::Value>(line).unwrap()["type"].as_str().unwrap().to_owned()
         }
-        Effect::Publish(system) => format!("publish {}", system.mode.name()),
+        Effect::Publish(system) => format!("publish {}", system.system.mode.name()),
         Effect::Reply { id, outcome: Ok(reply) } => format!("reply {id} {reply:?}"),
         Effect::Reply { id, outcome: Err(error) } => format!("reply {id} {}", error.code.name),
+        Effect::Work { ticket, work } => format!("work {} {work:?}", ticket.run),
+        Effect::Follow { epoch, after } => format!("follow {epoch} {after:?}"),
+        Effect::Unfollow => "unfollow".to_owned(),
+        Effect::Stopping(_) => "stopping".to_owned(),
         Effect::Forget(hash) => format!("forget {hash}"),
         Effect::Exit => "exit".to_owned(),
     };
@@ -57,7 +74,7 @@ fn a_change_is_written_then_shown_then_answered_and_outlives_the_process() {
     let change = Change { mode: Mode::Draining, requested_by, reason, source: None };
     let said = call(&mut core, 1, 7, Call::System(change));
     assert_eq!(said, "system.changed; publish draining; reply 7 Done");
-    assert_eq!(told(&step(&mut core, 2, Input::Stop("SIGTERM"))), "daemon.stopping; exit");
+    assert_eq!(told(&step(&mut core, 2, Input::Stop("SIGTERM"))), "stopping; daemon.stopping; exit");
     let (next, out) = started(core.state().clone(), true);
     assert_eq!(told(&out), "lease.acquired; publish draining");
     assert_eq!(
@@ -141,6 +158,48 @@ impl Random {
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         (mixed ^ (mixed >> 31)) % bound
     }
+}
+
+fn submit(metadata: &str, bytes: u64) -> Call {
+    let spec = serde_json::from_value(serde_json::json!({
+        "steps": [{"kind": "codex", "input": "x"}], "priority": 0, "timeout_ms": 1, "max_attempts": 1,
+        "metadata": {"a": metadata},
+    }));
+    Call::Submit { key: None, spec: Box::new(spec.unwrap()), bytes }
+}
+
+#[test]
+fn tasks_that_are_over_leave_room_for_others_and_are_counted() {
+    let (mut core, _) = started(State::default(), false);
+    let pause = Change { mode: Mode::Paused, requested_by: None, reason: None, source: None };
+    call(&mut core, 1, 1, Call::System(pause));
+    // Far more than all may take together: the oldest of those that are over make room.
+    for n in 0..200 {
+        let task_id = core.state.id("task", core.next_seq());
+        let said = call(&mut core, 2, 2, submit("large", 1024 * 1024));
+        assert!(said.starts_with("task.created; "), "{n}: {said}");
+        let said = call(&mut core, 3, 3, Call::Cancel { task_id, reason: "enough".to_owned() });
+        assert!(said.starts_with("task.canceled; "), "{n}: {said}");
+    }
+    assert!(core.state.tasks().bytes() <= MAX_TASKS_BYTES / 2, "{}", core.state.tasks().bytes());
+    assert_eq!(core.state.tasks().newest(None, Seq::MAX, 1000).len(), 32);
+    // What waits is not forgotten: it is the next one that is refused.
+    let waiting =
+        (0..100).take_while(|_| call(&mut core, 4, 4, submit("waits", 1024 * 1024)).starts_with("task"));
+    assert_eq!(waiting.count(), 32);
+    assert_eq!(call(&mut core, 5, 5, submit("more", 1024 * 1024)), "reply 5 too_many_requests");
+    let totals = core.state.tasks().totals();
+    assert_eq!((totals.canceled, totals.completed, totals.runs), (200, 0, 0));
+    let read: State = serde_json::from_value(serde_json::to_value(&core.state).unwrap()).unwrap();
+    assert_eq!(read, core.state, "a checkpoint holds it all");
+}
+
+#[test]
+fn a_cursor_that_is_none_is_named() {
+    let (mut core, _) = started(State::default(), false);
+    let before = Some("x".to_owned());
+    let read = Call::Read(Read::Tasks { status: None, before, limit: 1 });
+    assert_eq!(call(&mut core, 1, 1, read), "reply 1 invalid_request");
 }
 
 /// A node over several lives: its disk, and what its callers know.
@@ -243,7 +302,7 @@ impl Life {
                         self.running.push(what);
                     }
                 }
-                Effect::Publish(system) => self.mode = system.mode,
+                Effect::Publish(system) => self.mode = system.system.mode,
                 _ => {}
             }
         }

@@ -25,7 +25,7 @@ use common::{Error, wire};
 use serde_json::{Value, json};
 
 pub(crate) use audit::{Caller, MAX_AUDITS_BYTES};
-pub(crate) use exec::Exec;
+pub(crate) use exec::{Exec, MAX_COMMAND_BYTES};
 pub(crate) use files::{ReadFile, WriteFile};
 
 use crate::api::Node;
@@ -109,11 +109,24 @@ impl Host {
         exec: &Exec,
         gone: &dyn Fn() -> bool,
     ) -> Result<Union, Error> {
+        self.exec_until(caller, exec, &|| gone() || self.is_stopping())
+    }
+
+    /// Runs a command until `gone` alone says that nobody waits for it, also while the process stops.
+    ///
+    /// # Errors
+    /// As `exec`.
+    pub(crate) fn exec_until(
+        &self,
+        caller: &Caller<'_>,
+        exec: &Exec,
+        gone: &dyn Fn() -> bool,
+    ) -> Result<Union, Error> {
         let place = folder(exec.cwd.as_deref()).ok();
         let call = self.audit.call(caller, exec::OPERATION, &exec.command, place.as_deref());
         let _seat = self.execs.take(&call, "commands")?;
         call.begin()?;
-        Ok(ended(&call, exec::run(self, exec, &|| gone() || self.is_stopping())))
+        Ok(ended(&call, exec::run(self, exec, gone)))
     }
 
     fn read(&self, caller: &Caller<'_>, read: &ReadFile) -> Result<Union, Error> {

@@ -39,7 +39,9 @@ pub(super) fn run(
             let kept = results::read(&node.config.state_dir, &hash);
             return Ok(answer(kept.unwrap_or_else(|| exec::lost(exec).json())));
         }
-        Reply::Lost | Reply::Done => return Ok(answer(exec::lost(exec).json())),
+        Reply::Lost | Reply::Done | Reply::Tasks(..) | Reply::Runs(..) => {
+            return Ok(answer(exec::lost(exec).json()));
+        }
     }
     let client = request.client();
     let ran = node.host.exec(caller, exec, &|| client.has_left());

@@ -34,7 +34,14 @@ const STACK_BYTES: usize = 512 * 1024;
 
 const RUNTIME: &str = "/v1/runtime";
 const SYSTEM: &str = "/v1/system/state";
-const TASKS: &str = "/v1/tasks?limit=20";
+/// The newest of each kind; what runs is never more than this.
+const TASKS: [&str; 5] = [
+    "/v1/tasks?status=running&limit=20",
+    "/v1/tasks?status=queued&limit=20",
+    "/v1/tasks?status=failed&limit=10",
+    "/v1/tasks?status=completed&limit=10",
+    "/v1/tasks?status=canceled&limit=10",
+];
 const RUNS: &str = "/v1/runs?limit=20";
 
 /// Where to ask, and what was heard last.
@@ -220,8 +227,10 @@ fn front(source: &Source) -> (Result<Object, String>, Result<Object, String>) {
     let system = round.need(SYSTEM);
     let mut facts = Object::from_iter([("base_url".into(), round.base_url()), ("runtime".into(), runtime)]);
     facts.extend(system.as_ref().ok().map(|system| ("system".to_string(), system.clone())));
-    let queue =
-        |system: Value| Ok(view::queue(&system, round.get(TASKS)?.as_ref(), round.get(RUNS)?.as_ref()));
+    let queue = |system: Value| {
+        let tasks = TASKS.iter().filter_map(|path| round.get(path).transpose());
+        Ok(view::queue(&system, &tasks.collect::<Result<Vec<_>, _>>()?, round.get(RUNS)?.as_ref()))
+    };
     (Ok(facts), system.and_then(queue))
 }
 

@@ -26,6 +26,8 @@ pub(crate) const QUEUE: &[&str] = &["mode", "queued_tasks", "active_runs", "drai
 const MAX_EVENTS: usize = 100;
 /// Approvals shown, those that end first: nobody answers more by hand.
 const MAX_APPROVALS: usize = 50;
+/// Tasks shown: what runs and waits, and what became of a night.
+const MAX_TASKS: usize = 60;
 /// One text of a session or an approval: enough for a command line or a question.
 const MAX_TEXT_CHARS: usize = 600;
 /// Items of one list within an approval or metadata.
@@ -52,8 +54,11 @@ const TASK: &[&str] = &[
     "task_id",
     "title",
     "status",
+    "canceling",
     "priority",
+    "step_index",
     "attempts",
+    "failures",
     "max_attempts",
     "not_before",
     "created_at",
@@ -61,6 +66,7 @@ const TASK: &[&str] = &[
     "started_at",
     "finished_at",
     "error",
+    "run_id",
 ];
 const RUN: &[&str] = &[
     "run_id",
@@ -69,6 +75,7 @@ const RUN: &[&str] = &[
     "status",
     "session_id",
     "step_index",
+    "last_line",
     "started_at",
     "finished_at",
     "error",
@@ -102,14 +109,33 @@ pub(crate) fn codexd(status: &Value, approvals: Option<&Value>) -> Object {
     }))
 }
 
-/// The queue, from conductor's system state, tasks and runs.
-pub(crate) fn queue(system: &Value, tasks: Option<&Value>, runs: Option<&Value>) -> Object {
-    let all = |data: Option<&Value>, name: &str, fields: &[&str]| -> Vec<Value> {
-        data.map_or(&[][..], |data| list(&data[name])).iter().map(|item| pick(item, fields, 1)).collect()
+/// The queue, from conductor's system state, pages of tasks, and runs.
+pub(crate) fn queue(system: &Value, pages: &[Value], runs: Option<&Value>) -> Object {
+    let runs = runs.map_or(&[][..], |data| list(&data["runs"])).iter().map(|run| pick(run, RUN, 1));
+    let mut tasks: Vec<&Value> = pages.iter().flat_map(|page| list(&page["tasks"])).collect();
+    // What runs, then what waits, then what ended last. The times sort as texts.
+    let rank = |task: &Value| match task["status"].as_str() {
+        Some("running") => 0,
+        Some("queued") => 1,
+        _ => 2,
     };
-    let mut facts = object(json!({ "tasks": all(tasks, "tasks", TASK), "runs": all(runs, "runs", RUN) }));
+    tasks.sort_by_key(|task| (rank(task), Reverse(task["finished_at"].as_str())));
+    let tasks = tasks.into_iter().take(MAX_TASKS).map(task);
+    let mut facts = object(json!({ "tasks": tasks.collect::<Vec<_>>(), "runs": runs.collect::<Vec<_>>() }));
     facts.extend(object(pick(system, &["mode", "queued_tasks", "active_runs", "drained"], 1)));
     facts
+}
+
+/// A task without its steps, but for how many there are, and the first for one without a title.
+fn task(task: &Value) -> Value {
+    let steps = list(&task["steps"]);
+    let mut view = object(pick(task, TASK, 1));
+    view.insert("step_count".into(), json!(steps.len()));
+    if let (Value::Null, Some(first)) = (&task["title"], steps.first()) {
+        let said = [&first["input"], &first["command"]].into_iter().find(|said| said.is_string());
+        view.insert("title".into(), said.map_or(Value::Null, |said| short(said, 1)));
+    }
+    Value::Object(view)
 }
 
 /// Whether an event tells a person what happened. The child's own are steps on the way, but for the end of a turn.
@@ -192,7 +218,7 @@ mod tests {
                 (&json!([]), &json!([]), &json!(null))
             );
         }
-        let shown = queue(&json!(1), None, Some(&json!({"runs": [1]})));
+        let shown = queue(&json!(1), &[json!({"tasks": 1}), json!(7)], Some(&json!({"runs": [1]})));
         assert!(QUEUE.iter().all(|key| shown.contains_key(*key)) && shown.len() == QUEUE.len());
         assert_eq!((&shown["tasks"], &shown["runs"][0]["run_id"]), (&json!([]), &json!(null)));
     }
@@ -209,6 +235,23 @@ mod tests {
             .map(|it| it["sessionId"].as_str().unwrap())
             .collect();
         assert_eq!(order, ["b", "c", "a"]);
+    }
+
+    #[test]
+    fn what_runs_comes_before_what_waits_and_what_ended_last() {
+        let task = |id: &str, status: &str, end: Option<&str>| json!({"task_id": id, "status": status, "finished_at": end});
+        let waits = json!({"task_id": "w", "status": "queued", "title": null, "steps": [{"kind": "codex", "input": "Do it."}, {}]});
+        let page = |tasks: &[Value]| json!({"tasks": tasks});
+        let pages = [
+            page(&[waits]),
+            page(&[task("old", "completed", Some("1")), task("new", "failed", Some("2"))]),
+            page(&[task("runs", "running", None)]),
+        ];
+        let shown = queue(&json!({}), &pages, None);
+        let tasks = shown["tasks"].as_array().unwrap();
+        let order: Vec<_> = tasks.iter().map(|it| it["task_id"].as_str().unwrap()).collect();
+        assert_eq!(order, ["runs", "w", "new", "old"]);
+        assert_eq!((&tasks[1]["title"], &tasks[1]["step_count"]), (&json!("Do it."), &json!(2)));
     }
 
     #[test]
