@@ -207,13 +207,15 @@ fn the_mode_is_set_and_what_waits_waits() {
     let dir = TempDir::new();
     let mut follow = Process::start(&bench.command(&dir, &["submit", "[[say-slow 5000 a b]]", "--follow"]));
     eventually("a line", SOON, || follow.stdout().contains("a turn").then_some(()));
+    let sessions = || bench.node.status()["snapshot"]["sessionRegistry"]["sessions"].take();
+    let runs = |session: &Value| session["currentTurnId"].is_string() && session["purpose"] == "worker";
+    let at_work = || sessions().as_array().unwrap().iter().any(runs);
+    eventually("its turn", SOON, || at_work().then_some(()));
     bench.conductor.kill();
     assert_eq!(follow.wait(SOON).unwrap().code(), Some(69));
     let said = follow.stderr();
     assert!(said.contains("no conductor at http") && said.contains("--follow --after "), "{said}");
-    let sessions = bench.node.status()["snapshot"]["sessionRegistry"]["sessions"].take();
-    let runs = |session: &Value| session["currentTurnId"].is_string() && session["purpose"] == "worker";
-    assert!(sessions.as_array().unwrap().iter().any(runs), "its turn goes on: {sessions}");
+    assert!(at_work(), "its turn goes on: {}", sessions());
 }
 
 /// Tasks come by the dozen; a client of the bridge is told how many wait, and not each time.
