@@ -3,6 +3,7 @@
 use common::time::Timestamp;
 
 use super::*;
+use crate::state::MAX_TASKS_BYTES;
 
 /// A core that has started, and what it said at its start.
 fn started(state: State, cut_off: bool) -> (Core, Vec<Effect>) {

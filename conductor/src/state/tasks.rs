@@ -371,7 +371,11 @@ impl Tasks {
         self.enter(&task);
         self.tasks.insert(seq, task);
         while self.over.len() > MAX_FINISHED || self.over_bytes > MAX_FINISHED_BYTES {
-            let Some((_, oldest)) = self.over.first().copied() else { return };
+            // One whose session is not closed yet stays until it is.
+            let is_closed = |(_, seq): &&(Timestamp, Seq)| {
+                self.tasks.get(seq).is_none_or(|task| !task.runs.iter().any(|run| self.live.contains(run)))
+            };
+            let Some((_, oldest)) = self.over.iter().find(is_closed).copied() else { return };
             self.forget(oldest);
         }
     }
