@@ -102,8 +102,6 @@ impl Flag {
 pub struct Values {
     table: &'static [Flag],
     given: Vec<Vec<String>>,
-    /// Whether it was a flag that gave it, and no variable.
-    flagged: Vec<bool>,
     command: String,
     arguments: Vec<String>,
 }
@@ -124,7 +122,7 @@ impl Values {
         let end = args.iter().position(|arg| arg == "--").unwrap_or(args.len());
         let plain = args.split_off(end);
         let mut args = pico_args::Arguments::from_vec(split_pairs(table, args));
-        let (mut given, mut flagged) = (vec![Vec::new(); table.len()], vec![false; table.len()]);
+        let mut given = vec![Vec::new(); table.len()];
         // Lists first and switches last: a list's items (a child's arguments) may look like flags of ours.
         let rank = |flag: &Flag| (flag.value.is_empty(), flag.list.is_none());
         let mut order: Vec<usize> = (0..table.len()).collect();
@@ -134,7 +132,6 @@ impl Values {
             if flag.name.starts_with('-') {
                 given[row] = from_flags(flag, &mut args)?;
             }
-            flagged[row] = !given[row].is_empty();
             if given[row].is_empty() {
                 given[row] = from_env(flag, &env)?;
             }
@@ -158,7 +155,7 @@ impl Values {
             (false, true) => "version".to_string(),
             (false, false) => asked,
         };
-        Ok(Values { table, given, flagged, command, arguments: rest })
+        Ok(Values { table, given, command, arguments: rest })
     }
 
     /// The command, empty if there is none.
@@ -172,15 +169,6 @@ impl Values {
     /// If the table has no such row.
     pub fn has(&self, name: &str) -> bool {
         !self.row(name).0.is_empty()
-    }
-
-    /// Whether `name` was given as a flag, and not by its variable.
-    ///
-    /// # Panics
-    /// If the table has no such row.
-    pub fn has_flag(&self, name: &str) -> bool {
-        let row = self.table.iter().position(|flag| flag.name == name);
-        row.map_or_else(|| panic!("{name} is not in the table"), |row| self.flagged[row])
     }
 
     /// What stands behind the command.

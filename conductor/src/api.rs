@@ -131,9 +131,10 @@ impl Node {
         }
     }
 
-    /// Looks at what the leader wrote, as far as it was read.
-    pub(crate) fn with_followed<T>(&self, look: impl FnOnce(&State) -> T) -> T {
-        look(&lock(&self.followed))
+    /// Looks at what the leader wrote, as far as it was read; `None` on a node that leads.
+    pub(crate) fn with_followed<T>(&self, look: impl FnOnce(&State) -> T) -> Option<T> {
+        let followed = lock(&self.followed);
+        self.desk.get().is_none().then(|| look(&followed))
     }
 
     /// Answers a call of the core.

@@ -45,7 +45,7 @@ const PROGRAM: Program = Program {
             arguments: &["[TEXT]"],
             help: "Has the node do something by itself, and prints the task's id. TEXT is a turn of Codex (- reads it from \
                    stdin), and the commands of --step-exec follow it in their order; without TEXT the task is these commands \
-                   alone. Of waiting tasks the one with the highest --priority is taken first; without it a task has 0. With --follow it prints what the task says until its end, and exits 0 only if it completed; Ctrl-C \
+                   alone. Of waiting tasks the one with the highest --task-priority is taken first; without it a task has 0. With --follow it prints what the task says until its end, and exits 0 only if it completed; Ctrl-C \
                    ends the command and leaves the task running, and says how to go on. With --json the task, or with \
                    --follow a line of JSON each and the task at the end.",
             examples: &[

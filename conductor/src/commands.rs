@@ -62,15 +62,14 @@ fn task(values: &Values) -> Result<Value, Failure> {
     if steps.is_empty() {
         return Err(Usage("there is nothing to do: TEXT or --step-exec is required".to_owned()).into());
     }
-    // The node's own rank has the same name, and may stand in the environment.
-    let priority = values.get("--priority", config::integer(ANY))?.filter(|_| values.has_flag("--priority"));
+    let whole = |text: &str| text.parse::<i64>().map_err(|_| "is no whole number".to_owned());
     let word = |flag| values.get(flag, config::string).map(|word| json!(word));
     let number = |flag| values.get(flag, config::integer(ANY)).map(|number| json!(number));
     Ok(json!({
         "steps": steps,
         "cwd": values.get("--cwd", config::path)?,
         "title": word("--title")?,
-        "priority": priority,
+        "priority": values.get("--task-priority", whole)?,
         "timeout_ms": number("--timeout-ms")?,
         "max_attempts": number("--max-attempts")?,
         "model": word("--model")?,
@@ -110,7 +109,7 @@ pub(crate) fn tasks(values: &Values) -> Result<(), Failure> {
     if rows.is_empty() {
         return say("No task.\n");
     }
-    let heads = ["TASK", "STATUS", "STEP", "ATTEMPTS", "AGE", "TITLE"];
+    let heads = ["TASK", "STATUS", "STEP", "FAILED", "AGE", "TITLE"];
     let flow = show(&Screen::of(&io::stdout()).table(heads, &rows))?;
     if let Some(before) = data["next_before"].as_str().filter(|_| flow.is_continue()) {
         note(Style::Dim, &format!("conductor: older ones: GET {TASKS}{query}&before={before}"));
@@ -129,7 +128,7 @@ fn row(task: &Value) -> (Style, [String; 6]) {
         text(task, "task_id").to_owned(),
         text(task, "status").to_owned(),
         format!("{at}/{steps}"),
-        format!("{}/{}", task["attempts"], task["max_attempts"]),
+        format!("{}/{}", task["failures"], task["max_attempts"]),
         age(&task["created_at"]),
         title.to_owned(),
     ];

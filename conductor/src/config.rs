@@ -114,6 +114,8 @@ pub(crate) const FLAGS: &[Flag] = &[
     .of(&["submit"]),
     Flag::new("--not-before", "", "TIME", "When it may start: 2026-01-31T04:00:00.000Z (UTC).")
         .of(&["submit"]),
+    Flag::new("--task-priority", "", "N", "The highest of waiting tasks is taken first; 0 without it.")
+        .of(&["submit"]),
     Flag::new("--key", "", "KEY", "Idempotency-Key: the same one again makes no second task, for a day.")
         .of(&["submit"]),
     Flag::new(

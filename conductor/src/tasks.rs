@@ -70,6 +70,12 @@ fn spec(given: TaskCreate) -> Result<Spec, Error> {
     if given.cwd.as_deref().is_some_and(|cwd| !cwd.starts_with('/') || cwd.contains('\0')) {
         return Err(invalid("cwd", "Field `cwd` must be an absolute path.".to_owned()));
     }
+    if !matches!(given.approval_policy, None | Some(Value::Null | Value::String(_) | Value::Object(_))) {
+        return Err(invalid(
+            "approval_policy",
+            "Field `approval_policy` must be a text or an object.".to_owned(),
+        ));
+    }
     Ok(Spec {
         title: given.title,
         steps: steps.collect::<Result<_, _>>()?,
@@ -279,12 +285,10 @@ impl Node {
     /// # Errors
     /// `not_found`; the core's own.
     pub(crate) fn see(&self, read: Read) -> Result<Reply, Error> {
-        match self.desk.get() {
-            Some(_) => self.ask(Call::Read(read)),
-            None => {
-                self.follow();
-                self.with_followed(|state: &State| core::look(state, &read))
-            }
+        self.follow();
+        match self.with_followed(|state: &State| core::look(state, &read)) {
+            Some(seen) => seen,
+            None => self.ask(Call::Read(read)),
         }
     }
 

@@ -10,11 +10,12 @@ use e2e::codex::Codex;
 use e2e::figures;
 use e2e::http::post;
 use e2e::node::Node;
+use e2e::process::resident_kb;
 use e2e::reader::FLOOD;
 use e2e::temp::TempDir;
 use serde_json::json;
 
-use crate::idle::{build, resident_kb};
+use crate::idle::build;
 
 const SESSIONS: usize = 10_000;
 const EVENTS: u64 = 1_000_000;
@@ -54,7 +55,7 @@ fn ten_thousand_sessions_and_a_million_events() {
     let factor_of = |(large, small): &(Duration, Duration)| large.as_secs_f64() / small.as_secs_f64();
     let (of_large, of_small) = *rounds.iter().min_by(|a, b| factor_of(a).total_cmp(&factor_of(b))).unwrap();
     let factor = factor_of(&(of_large, of_small));
-    let resident = resident_kb(&large.codexd);
+    let resident = resident_kb(large.codexd.pid());
     let log: u64 = large.segments().iter().map(|file| fs::metadata(file).unwrap().len()).sum();
     figures::print(&format!(
         "{SESSIONS} sessions and {EVENTS} events ({} MB): ready after {ready:?}, a session costs {of_large:?} against \

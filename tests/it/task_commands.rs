@@ -105,9 +105,9 @@ fn a_task_is_given_followed_and_listed() {
     assert!(said.err.starts_with(&format!("conductor: {failed} is failed: ")), "{}", said.err);
     let table = bench.run(&["tasks"]).out;
     let rows: Vec<Vec<&str>> = table.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(rows[0], ["TASK", "STATUS", "STEP", "ATTEMPTS", "AGE", "TITLE"]);
+    assert_eq!(rows[0], ["TASK", "STATUS", "STEP", "FAILED", "AGE", "TITLE"]);
     assert_eq!(rows[1][..4], [failed, "failed", "0/1", "1/1"]);
-    assert_eq!(rows[2][..4], [id.as_str(), "completed", "3/3", "1/3"]);
+    assert_eq!(rows[2][..4], [id.as_str(), "completed", "3/3", "0/3"]);
     assert!(table.lines().nth(1).unwrap().ends_with("exit 3") && table.ends_with("All of it\n"), "{table}");
     let page = bench.run(&["tasks", "--limit", "1", "--json"]);
     let page: Value = serde_json::from_str(&page.out).unwrap();
@@ -159,11 +159,11 @@ fn the_mode_is_set_and_what_waits_waits() {
     let state = get(&format!("{}/v1/system/state", bench.conductor.url())).data(200);
     let who = (&state["requested_by"], &state["reason"], &state["source"]);
     assert_eq!(who, (&json!("tester"), &json!("a look around"), &json!("command line")));
-    let submit = ["submit", "[[say late]]", "--key", "once", "--priority", "3"];
+    let submit = ["submit", "[[say late]]", "--key", "once", "--task-priority", "-3"];
     let (first, second) = (bench.run(&submit), bench.run(&submit));
     let id = first.out.trim();
     assert_eq!(first.out, second.out, "one key, one task");
-    assert_eq!(bench.task(id)["priority"], 3);
+    assert_eq!(bench.task(id)["priority"], -3);
     let listed = bench.run(&["tasks", "--status", "queued", "--json"]);
     assert_eq!(serde_json::from_str::<Value>(&listed.out).unwrap()["count"], 1);
     let drained: Value = serde_json::from_str(&bench.run(&["drain", "--json"]).out).unwrap();
@@ -181,11 +181,7 @@ fn the_mode_is_set_and_what_waits_waits() {
         ),
         (&["submit", " "], 2, "TEXT is empty"),
         (&["submit", "x", "--key", "a b"], 2, "--key: `a b` is not 1 to 128 visible ASCII characters"),
-        (
-            &["submit", "x", "--priority", "high"],
-            2,
-            "--priority (BAA_CONDUCTOR_PRIORITY): `high` is no whole number",
-        ),
+        (&["submit", "x", "--task-priority", "high"], 2, "--task-priority: `high` is no whole number"),
         (
             &["submit", "x", "--follow", "--status", "failed"],
             2,

@@ -266,6 +266,13 @@ fn signal(name: &str, target: &str) {
     let _ = Command::new("kill").args(["-s", name, "--", target]).stderr(Stdio::null()).status();
 }
 
+/// Memory of a process that is in use, in KB, as `ps` tells it; 0 of one that is not there.
+pub fn resident_kb(pid: u32) -> u64 {
+    let listed = Command::new("ps").args(["-o", "rss=", "-p", &pid.to_string()]).output();
+    let text = listed.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    text.trim().parse().unwrap_or(0)
+}
+
 /// `kill -9` of one process by its number.
 pub fn kill_pid(pid: u32) {
     signal("KILL", &pid.to_string());

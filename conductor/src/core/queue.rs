@@ -36,10 +36,16 @@ impl Core {
             return known.map_err(gone);
         }
         let tasks = self.state.tasks();
-        if tasks.queued() >= MAX_QUEUED || tasks.bytes() + bytes > MAX_TASKS_BYTES {
-            let message = format!(
-                "The queue holds {MAX_QUEUED} tasks, and tasks take {MAX_TASKS_BYTES} bytes; it has no room for one more."
-            );
+        let full = if tasks.queued() >= MAX_QUEUED {
+            Some(format!("{MAX_QUEUED} tasks wait, which is the bound."))
+        } else if tasks.bytes() + bytes > MAX_TASKS_BYTES {
+            Some(format!(
+                "With this one all tasks would take more than {MAX_TASKS_BYTES} bytes, which is the bound."
+            ))
+        } else {
+            None
+        };
+        if let Some(message) = full {
             return Err(Error::new(TOO_MANY_REQUESTS, message).header("Retry-After", "60"));
         }
         let task_id = self.state.id("task", self.next_seq());

@@ -193,8 +193,12 @@ impl Core {
                 true => "The step is begun again.",
                 false => "It is not tried again.",
             };
-            let text = format!("Attempt {} is {}: {} {next}", run.attempt, status.name(), error.message);
+            let why = error.message.trim_end_matches('.');
+            let text = format!("Attempt {} {}: {why}. {next}", run.attempt, how(status));
             self.note(now, run, Level::Error, &text, None, out);
+        }
+        if let (Status::Canceled, Some(why)) = (status, &task.cancel) {
+            self.note(now, run, Level::Error, &format!("Canceled: {why}."), None, out);
         }
         let run_id = self.state.id("run", run.seq);
         self.emit(now, Event::RunEnded { run_id, status, error, retry_at }, out);
@@ -224,6 +228,11 @@ impl Core {
         let (run_id, task_id) = (self.state.id("run", run.seq), self.state.id("task", run.task));
         self.emit(now, Event::RunLine { run_id, task_id, level, message, codexd_seq }, out);
     }
+}
+
+/// How an attempt ended, in a sentence.
+fn how(status: Status) -> &'static str {
+    if status == Status::Interrupted { "was interrupted" } else { "failed" }
 }
 
 pub(super) fn timed_out(timeout_ms: u64) -> Option<Fault> {

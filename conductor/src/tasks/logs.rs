@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use common::Error;
@@ -19,6 +20,8 @@ use crate::state::Task;
 const FIRST_LOOK: Seq = 4096;
 /// How much of a log one page is looked for in.
 const MAX_SCAN_BYTES: usize = 64 * 1024 * 1024;
+/// How often a node that stands by looks for what the leader wrote, while somebody waits for it.
+const STANDBY_LOOKS_EVERY: Duration = Duration::from_millis(250);
 /// One read of the log.
 const READ_BYTES: usize = 256 * 1024;
 
@@ -28,7 +31,7 @@ pub(crate) fn logs(node: &Node, request: &Request) -> Result<Answer, Error> {
     let task_id = request.param("task_id").to_owned();
     let run_id = request.query_value("run_id").map(|run| run.to_string());
     let mut task = one(node, &task_id)?;
-    let feed = node.lines()?;
+    let mut feed = node.lines()?;
     let limit = limit(request, 200);
     let page = |after, newest| {
         let (task_id, run_id, lines) = (task_id.clone(), run_id.clone(), VecDeque::new());
@@ -58,8 +61,15 @@ pub(crate) fn logs(node: &Node, request: &Request) -> Result<Answer, Error> {
     let until = Instant::now() + Duration::from_millis(number("wait_ms").unwrap_or(0));
     let waits = || Instant::now() < until && !node.host.is_stopping() && !request.abandoned();
     while page.lines.is_empty() && !task.status.is_over() && waits() {
-        feed.sleep(cursor.seq, until.min(Instant::now() + LOOK_EVERY));
+        match node.feed.get() {
+            Some(_) => feed.sleep(cursor.seq, until.min(Instant::now() + LOOK_EVERY)),
+            None => thread::sleep(STANDBY_LOOKS_EVERY), // what the leader writes wakes nobody here
+        }
         task = one(node, &task_id)?; // before its lines: of one that is over, all are there
+        let newest = node.lines()?;
+        if !Arc::ptr_eq(&newest, &feed) {
+            (feed, cursor) = (newest, Cursor::after(cursor.seq));
+        }
         page.read(&feed, &mut cursor, Seq::MAX)?;
     }
     let data = json!({

@@ -162,3 +162,39 @@ fn one_that_stands_by_answers_reads_and_refuses_writes() {
         assert_eq!(refused["details"], json!({ "holder_id": "one" }));
     }
 }
+
+/// Follows a task's log until the task is over and there is nothing more: the messages.
+fn followed(conductor: &Conductor, id: &str) -> Vec<String> {
+    let (mut after, mut messages) = (0, Vec::new());
+    loop {
+        let path = format!("tasks/{id}/logs?after={after}&wait_ms=20000");
+        let page = get(&conductor.url(&path)).data(200);
+        let lines = page["logs"].as_array().unwrap();
+        messages.extend(lines.iter().map(|line| line["message"].as_str().unwrap().to_owned()));
+        after = page["next_after"].as_u64().unwrap();
+        if lines.is_empty() && !matches!(page["status"].as_str(), Some("queued" | "running")) {
+            return messages;
+        }
+    }
+}
+
+#[test]
+fn a_log_that_is_followed_at_the_other_is_whole_also_when_that_takes_over() {
+    let node = Node::start(&Codex::Fake, &[]);
+    let (mut leader, other) = (start(&node, "one", &[]), start(&node, "two", &["--role", "standby"]));
+    let steps = || json!([exec("echo first; sleep 0.3"), exec("echo last")]);
+    let id = leader.submit(steps(), json!({}));
+    let seen = followed(&other, &id);
+    assert!(seen.contains(&"first".to_owned()) && seen.contains(&"last".to_owned()), "{seen:?}");
+    assert_eq!(seen, followed(&leader, &id));
+    let slow = json!([exec("sleep 1; echo first"), exec("echo last")]);
+    let id = leader.submit(slow, json!({}));
+    leader.becomes(&id, "running", SOON);
+    let seen = std::thread::scope(|scope| {
+        let following = scope.spawn(|| followed(&other, &id));
+        std::thread::sleep(Duration::from_millis(300)); // into its wait
+        leader.daemon.kill();
+        following.join().unwrap()
+    });
+    assert!(seen.contains(&"first".to_owned()) && seen.contains(&"last".to_owned()), "{seen:?}");
+}

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use e2e::figures;
 use e2e::http::{get, try_request};
-use e2e::process::{Launch, Process};
+use e2e::process::{Launch, Process, resident_kb};
 use e2e::temp::TempDir;
 use e2e::wait::SOON;
 use serde_json::json;
@@ -114,7 +114,7 @@ fn ten_thousand_tasks_that_wait_cost_what_ten_do() {
             timed(|| nodes[of].post(&format!("tasks/{task}/cancel"), &json!({})).data(200))
         }),
     ));
-    let resident = [0, 1].map(|of| crate::idle::resident_kb(&nodes[of].daemon));
+    let resident = [0, 1].map(|of| resident_kb(nodes[of].daemon.pid()));
     let queued = nodes[1].system()["queued_tasks"].take();
     assert_eq!(queued, TASKS);
     // What was not closed in good order is read anew.
