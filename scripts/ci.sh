@@ -146,7 +146,7 @@ else
 	stage release 600 release
 	stage tests 900 cargo test --workspace --locked --no-fail-fast
 	stage mutants 1200 scripts/mutants.sh
-	stage documents 180 scripts/schemathesis.sh
+	stage documents 300 scripts/schemathesis.sh
 	stage smoke 60 codexd_smoke
 	stage node-fake 60 scripts/runtime/codexd-e2e-smoke.sh
 	stage node-real 120 scripts/runtime/codexd-e2e-smoke.sh --real

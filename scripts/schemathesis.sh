@@ -64,6 +64,10 @@ database = "none"
 [checks.not_a_server_error]
 expected-statuses = ["2xx", "3xx", "4xx", "502", "503", "504"]
 
+# A body may be wrong and too large: both are refused.
+[checks.negative_data_rejection]
+expected-statuses = ["4xx", "5xx"]
+
 # What is wrong with the body of a host operation is told in its union, under 200.
 [[operations]]
 include-operation-id = "host.files.read"

@@ -273,7 +273,7 @@ pub fn extent(text: &[u8]) -> Extent {
 /// `unsupported_media_type` if the content type is given and not JSON; `invalid_json` if the text is not JSON or no
 /// object.
 pub fn object(body: &[u8], content_type: Option<&str>) -> Result<Object, Error> {
-    if body.iter().all(u8::is_ascii_whitespace) {
+    if body.is_empty() {
         return Ok(Object::new());
     }
     media_type(content_type)?;

@@ -33,13 +33,13 @@ pub(crate) fn create(node: &Node, request: &Request) -> Result<Answer, Error> {
     let given = forward(TaskCreate::FIELDS, request.object()?);
     let key = Key::of(request, "tasks", TaskCreate::FIELDS, &given)?;
     let bytes = serde_json::to_vec(&given).unwrap_or_default().len();
+    let spec = spec(TaskCreate::parse(&given)?)?;
     if bytes > MAX_SPEC_BYTES {
         return Err(Error::new(
             common::error::PAYLOAD_TOO_LARGE,
             format!("A task takes {MAX_SPEC_BYTES} bytes at the most."),
         ));
     }
-    let spec = spec(TaskCreate::parse(&given)?)?;
     if spec.steps.iter().any(|step| matches!(step, Step::Exec { .. })) {
         access::needs_token(node, request)?;
     }

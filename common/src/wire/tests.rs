@@ -98,10 +98,8 @@ fn a_refusal_names_the_field_and_what_it_must_be() {
 
 #[test]
 fn only_json_objects_are_bodies() {
-    for empty in ["", " \r\n"] {
-        assert_eq!(object(empty.as_bytes(), Some("text/plain")).unwrap(), Object::new());
-    }
-    for text in ["[]", "1", "null", "{", "{}x", "{'a':1}", "\u{0}", &"[".repeat(100_000)] {
+    assert_eq!(object(b"", Some("text/plain")).unwrap(), Object::new());
+    for text in [" \r\n", "\u{c}", "[]", "1", "null", "{", "{}x", "{'a':1}", "\u{0}", &"[".repeat(100_000)] {
         assert_eq!(object(text.as_bytes(), None).unwrap_err().code, INVALID_JSON, "{text:.20}");
     }
     assert_eq!(object(b"\xff", None).unwrap_err().code, INVALID_JSON);
