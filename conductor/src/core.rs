@@ -257,7 +257,7 @@ impl Core {
                 .tasks()
                 .live()
                 .filter(begun)
-                .filter(|run| self.is_exec(run))
+                .filter(|run| matches!(self.step_of(run), Some(Step::Exec { .. })))
                 .map(|run| run.seq)
                 .collect();
             commands.into_iter().for_each(|run| self.live.assume_busy(run));
@@ -299,11 +299,6 @@ impl Core {
             }
             Call::Read(read) => out.push(Effect::Reply { id, outcome: look(&self.state, &read) }),
         }
-    }
-
-    fn is_exec(&self, run: &Run) -> bool {
-        let task = self.state.tasks().task(run.task);
-        task.is_some_and(|task| matches!(task.spec.steps.get(run.step_index), Some(Step::Exec { .. })))
     }
 
     /// Shows what there is to be seen of the whole, if it has changed.
@@ -438,4 +433,4 @@ impl Machine for Core {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

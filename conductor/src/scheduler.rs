@@ -270,7 +270,8 @@ impl Core {
         out.push(Effect::Follow { epoch: self.live.epoch, after: begun.min() });
     }
 
-    fn step_of(&self, run: &Run) -> Option<&Step> {
+    /// The step that a run is at.
+    pub(crate) fn step_of(&self, run: &Run) -> Option<&Step> {
         self.state.tasks().task(run.task)?.spec.steps.get(run.step_index)
     }
 

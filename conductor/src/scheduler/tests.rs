@@ -7,26 +7,10 @@ use common::desk::CallId;
 use common::engine::Machine;
 
 use super::*;
+use crate::core::tests::Random;
 use crate::core::{Birth, Call, Change, Input};
 use crate::event;
 use crate::state::{Spec, State};
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (mixed ^ (mixed >> 31)) % bound
-    }
-
-    fn one_in(&mut self, bound: u64) -> bool {
-        self.below(bound) == 0
-    }
-}
 
 /// A codexd: what was asked under a key is done once; turns run until they end, or the child dies.
 #[derive(Default)]
