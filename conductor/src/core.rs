@@ -124,6 +124,8 @@ pub(crate) enum Effect {
         ticket: Ticket,
         work: Work,
     },
+    /// The command that runs for this run is to end.
+    Kill(Seq),
     /// codexd's events are to be followed, in place of any stream before.
     Follow {
         epoch: u64,

@@ -56,8 +56,6 @@ pub(crate) enum Work {
     Look { turn_id: String },
     /// Run the command of a step.
     Exec { task_id: String, cwd: Option<String>, command: String, timeout: Duration },
-    /// End it.
-    Kill,
     /// Close its session.
     Close { session_id: String },
 }
@@ -301,8 +299,7 @@ impl Core {
             let stopped = self.live.stopping.is_some_and(|(until, _)| until <= now.mono);
             if (late || stopped || task.cancel.is_some()) && !hand.killed {
                 self.live.hands.entry(seq).or_default().killed = true;
-                let ticket = self.ticket(seq, run.step_index);
-                out.push(Effect::Work { ticket, work: Work::Kill });
+                out.push(Effect::Kill(seq));
             }
             return;
         }

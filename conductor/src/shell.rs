@@ -107,6 +107,7 @@ impl Shell<Core> for World {
             Effect::Publish(system) => self.node.board.post(*system),
             Effect::Reply { id, outcome } => self.node.reply(id, outcome),
             Effect::Work { ticket, work } => self.workers.work(&self.node, ticket, work),
+            Effect::Kill(run) => self.workers.kill(run),
             Effect::Follow { epoch, after } => self.workers.follow(&self.node, epoch, after),
             Effect::Unfollow => self.workers.unfollow(),
             Effect::Stopping(reason) => self.birth.stopping = Some(reason),

@@ -55,12 +55,6 @@ pub(crate) struct Workers {
 impl Workers {
     /// Has something done for a run.
     pub(crate) fn work(&mut self, node: &Arc<Node>, ticket: Ticket, work: Work) {
-        if work == Work::Kill {
-            if let Some(unwanted) = self.commands.get(&ticket.run) {
-                unwanted.store(true, Ordering::SeqCst);
-            }
-            return;
-        }
         let unwanted = Arc::new(AtomicBool::new(false));
         self.commands.retain(|_, unwanted| Arc::strong_count(unwanted) > 1);
         if matches!(work, Work::Exec { .. }) {
@@ -75,6 +69,13 @@ impl Workers {
         if let Err(error) = builder.spawn(job) {
             let worked = Box::new(Worked::Unavailable(format!("no thread: {error}")));
             node.tell(Input::Call { id: 0, call: Call::Worked { ticket, worked } });
+        }
+    }
+
+    /// Has the command of a run end.
+    pub(crate) fn kill(&self, run: Seq) {
+        if let Some(unwanted) = self.commands.get(&run) {
+            unwanted.store(true, Ordering::SeqCst);
         }
     }
 
@@ -149,7 +150,6 @@ fn done(node: &Node, run: Seq, work: Work, unwanted: &AtomicBool) -> Worked {
             Ok(cwd) => exec(node, run, command, cwd, crate::config::millis(timeout).max(1), unwanted),
             Err(fault) => Worked::Failed(fault),
         },
-        Work::Kill => Worked::Closed, // it needs no thread
     }
 }
 

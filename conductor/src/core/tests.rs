@@ -49,6 +49,7 @@ fn told(out: &[Effect]) -> String {
         Effect::Reply { id, outcome: Ok(reply) } => format!("reply {id} {reply:?}"),
         Effect::Reply { id, outcome: Err(error) } => format!("reply {id} {}", error.code.name),
         Effect::Work { ticket, work } => format!("work {} {work:?}", ticket.run),
+        Effect::Kill(run) => format!("kill {run}"),
         Effect::Follow { epoch, after } => format!("follow {epoch} {after:?}"),
         Effect::Unfollow => "unfollow".to_owned(),
         Effect::Stopping(_) => "stopping".to_owned(),

@@ -87,7 +87,7 @@ impl Codexd {
                 running.for_each(|turn| turn.2 = Some("interrupted"));
                 Worked::Closed
             }
-            Work::Exec { .. } | Work::Kill => panic!("codexd is asked for {work:?}"),
+            Work::Exec { .. } => panic!("codexd is asked for {work:?}"),
         }
     }
 }
@@ -218,7 +218,7 @@ impl Life {
 
     fn perform(&mut self, effect: Effect) {
         match effect {
-            Effect::Work { ticket, work: Work::Kill } => drop(self.killed.insert(ticket.run)),
+            Effect::Kill(run) => drop(self.killed.insert(run)),
             Effect::Work { ticket, work } => {
                 let same = |(other, doing, told): &&(Ticket, Work, Option<Worked>)| {
                     other.run == ticket.run
@@ -243,7 +243,6 @@ impl Life {
         for (_, work, told) in std::mem::take(&mut self.doing) {
             match work {
                 Work::Exec { .. } => self.deaths += 1,
-                Work::Kill => {}
                 asked if told.is_none() && self.random.one_in(2) => drop(self.codexd.ask(&asked)),
                 _ => {}
             }
