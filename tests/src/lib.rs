@@ -40,3 +40,5 @@ pub mod stub;
 pub mod golden;
 
 pub mod api_page;
+
+pub mod bench;
