@@ -8,7 +8,7 @@ use common::codexd_api::{ApprovalAnswer, MAX_PAGE, SessionCreate, TRANSCRIPT_PAG
 use common::http::{Answer, Request, Route, Style};
 use common::log::{Feed, Seq};
 use common::openapi::{self, About, Token};
-use common::wire::{Field, Object, invalid};
+use common::wire::{self, Field, Object, invalid};
 use common::{Error, error, trace};
 use serde_json::{Value, json};
 
@@ -321,7 +321,7 @@ fn plain(status: u16, body: String) -> Answer {
 fn params(map: &Object, fields: &[Field], own: &[&str]) -> Object {
     let reaches = |key: &str| fields.iter().any(|field| field.name == key) && !own.contains(&key);
     let taken = map.iter().filter(|(key, value)| reaches(key) && !value.is_null());
-    taken.map(|(key, value)| (key.clone(), value.clone())).collect()
+    wire::object_of(taken.map(|(key, value)| (key, value.clone())))
 }
 
 /// A text becomes the one item that the child takes for it.

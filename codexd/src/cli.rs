@@ -6,7 +6,8 @@ use std::sync::Arc;
 use common::child::is_alive;
 use common::cli::{Command, Failure, Program, say};
 use common::log::Feed;
-use serde_json::{Map, Value};
+use common::wire;
+use serde_json::Value;
 
 use crate::config::{Config, FLAGS};
 use crate::core::{STATUS_SESSIONS, Snapshot};
@@ -117,8 +118,7 @@ pub const PROGRAM: Program = Program {
 
 fn config(config: &Config) -> Result<(), Failure> {
     if config.json {
-        let rows = config.rows().into_iter().map(|(key, value)| (key.to_owned(), value));
-        return say_json(&Value::Object(rows.collect::<Map<_, _>>()));
+        return say_json(&Value::Object(wire::object_of(config.rows())));
     }
     let lines: String =
         config.rows().iter().map(|(key, value)| format!("{key}: {}\n", plain(value))).collect();

@@ -2,9 +2,9 @@
 //!
 //! Owns the words of events. What `State` needs to be rebuilt is in them, so they are also what recovery reads.
 
-use common::log::Seq;
+use common::record;
 use common::time::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 pub use notice::Notice;
@@ -15,19 +15,11 @@ use notice::Known;
 mod notice;
 
 /// An event with its place and time.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Record {
-    /// Its number.
-    pub seq: Seq,
-    /// When it was written down.
-    pub at: Timestamp,
-    /// What happened.
-    pub event: Event,
-}
+pub type Record = record::Record<Event>;
 
 /// Everything that changes the state, and every notification of the child.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", content = "detail", rename_all_fields = "camelCase")]
+#[serde(rename_all_fields = "camelCase")]
 pub enum Event {
     /// A log without a past begins, and this is its name.
     #[serde(rename = "log.created")]
@@ -148,7 +140,7 @@ pub enum Event {
     #[serde(skip)]
     App(Notice),
     /// A type that this version does not know; it changes nothing.
-    #[serde(skip)]
+    #[serde(other)]
     Other,
 }
 
@@ -382,47 +374,27 @@ fn message(event: &Event) -> String {
     }
 }
 
-#[derive(Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Line<'a> {
-    seq: Seq,
-    created_at: Timestamp,
-    level: &'a str,
-    r#type: &'a str,
-    message: &'a str,
-    detail: &'a Map<String, Value>,
-}
-
 /// The line of the log, which is also what readers get. It begins `{"seq":N,`.
 pub fn render(record: &Record) -> String {
     let (level, message) = (level(&record.event), message(&record.event));
-    let line = |r#type: &str, detail: &Map<String, Value>| {
-        let line = Line { seq: record.seq, created_at: record.at, level, r#type, message: &message, detail };
-        serde_json::to_string(&line).unwrap_or_default() // strings and maps of strings: nothing in them can fail
-    };
     if let Event::App(notice) = &record.event {
-        return line(&notice.event_type(), &notice.detail);
+        return record::render(record, level, &notice.event_type(), &message, &notice.detail);
     }
-    match serde_json::to_value(&record.event) {
-        Ok(Value::Object(mut tagged)) => match (tagged.remove("type"), tagged.remove("detail")) {
-            (Some(Value::String(r#type)), Some(Value::Object(detail))) => line(&r#type, &detail),
-            _ => line("unknown", &Map::new()),
-        },
-        _ => line("unknown", &Map::new()),
-    }
+    let (r#type, detail) = record::parts(&record.event).unwrap_or_default();
+    record::render(record, level, &r#type, &message, &detail)
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Head {
-    seq: Seq,
-    created_at: Timestamp,
-    r#type: String,
-}
+impl record::Event for Event {
+    const CREATED_AT: &str = "createdAt";
 
-#[derive(Deserialize)]
-struct AppBody {
-    detail: Known,
+    fn read<'de, D: Deserializer<'de>>(r#type: &str, detail: D) -> Result<Event, D::Error> {
+        let method = match r#type.strip_prefix("app-server.") {
+            Some("turn.message.delta") => "item/agentMessage/delta".to_owned(),
+            Some(method) => method.replace('.', "/"),
+            None => return record::variant(r#type, detail),
+        };
+        Ok(Event::App(Known::deserialize(detail)?.into_notice(method)))
+    }
 }
 
 /// Reads a line that `render` wrote, of this version or another.
@@ -430,22 +402,7 @@ struct AppBody {
 /// # Errors
 /// A sentence for the log: what the line lacks.
 pub fn parse(line: &str) -> Result<Record, String> {
-    let head: Head = serde_json::from_str(line).map_err(|error| error.to_string())?;
-    let event = match head.r#type.strip_prefix("app-server.") {
-        Some("turn.message.delta") => Event::App(app(line, "item/agentMessage/delta".to_owned())?),
-        Some(method) => Event::App(app(line, method.replace('.', "/"))?),
-        None => match serde_json::from_str(line) {
-            Ok(event) => event,
-            Err(error) if error.to_string().starts_with("unknown variant") => Event::Other,
-            Err(error) => return Err(error.to_string()),
-        },
-    };
-    Ok(Record { seq: head.seq, at: head.created_at, event })
-}
-
-fn app(line: &str, method: String) -> Result<Notice, String> {
-    let body: AppBody = serde_json::from_str(line).map_err(|error| error.to_string())?;
-    Ok(body.detail.into_notice(method))
+    record::parse(line)
 }
 
 #[cfg(test)]

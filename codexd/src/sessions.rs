@@ -6,7 +6,7 @@ use common::Error;
 use common::error;
 use common::log::Seq;
 use common::time::Now;
-use common::wire::invalid;
+use common::wire::{self, invalid};
 use serde_json::{Map, Value, json};
 
 use crate::app_server::protocol::{self, RpcError};
@@ -211,5 +211,5 @@ fn refused(create: &Create, error: RpcError) -> Error {
 
 fn origin(params: &Map<String, Value>) -> Map<String, Value> {
     let kept = params.iter().filter(|(key, _)| ORIGIN.contains(&key.as_str()));
-    kept.map(|(key, value)| (key.clone(), value.clone())).collect()
+    wire::object_of(kept.map(|(key, value)| (key, value.clone())))
 }

@@ -458,7 +458,9 @@ mod shared {
         deserializer: D,
     ) -> Result<BTreeMap<Seq, Arc<Session>>, D::Error> {
         let sessions = Vec::<Session>::deserialize(deserializer)?;
-        Ok(sessions.into_iter().map(|session| (session.seq, Arc::new(session))).collect())
+        let mut by_seq = BTreeMap::new();
+        by_seq.extend(sessions.into_iter().map(|session| (session.seq, Arc::new(session))));
+        Ok(by_seq)
     }
 }
 

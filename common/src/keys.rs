@@ -11,7 +11,7 @@ use crate::error;
 use crate::http::Request;
 use crate::log::Seq;
 use crate::time::Timestamp;
-use crate::wire::{Field, Object, invalid};
+use crate::wire::{self, Field, Object, invalid};
 
 /// How long a key is remembered: a day.
 pub const KEY_LIFE_MS: u64 = 24 * 60 * 60 * 1000;
@@ -44,8 +44,7 @@ impl Key {
             return Err(invalid(HEADER, message));
         }
         // In the order of their names, so that who forwards a body does not change what it asks for.
-        let asked: Object =
-            fields.iter().filter_map(|f| Some((f.name.to_owned(), body.get(f.name)?.clone()))).collect();
+        let asked = wire::object_of(fields.iter().filter_map(|f| Some((f.name, body.get(f.name)?.clone()))));
         let body = serde_json::to_vec(&asked).unwrap_or_default();
         Ok(Some(Key { hash: sha1(format!("{route} {key}").as_bytes()), body: sha1(&body) }))
     }
@@ -163,7 +162,8 @@ fn expired<O>(keyed: &Keyed<O>, now: Timestamp) -> bool {
 
 impl<O> From<BTreeMap<String, Keyed<O>>> for Keys<O> {
     fn from(by_hash: BTreeMap<String, Keyed<O>>) -> Keys<O> {
-        let by_age = by_hash.iter().map(|(hash, keyed)| (keyed.seq, hash.clone())).collect();
+        let mut by_age = BTreeMap::new();
+        by_age.extend(by_hash.iter().map(|(hash, keyed)| (keyed.seq, hash.clone())));
         Keys { by_hash, by_age }
     }
 }

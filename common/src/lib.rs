@@ -6,6 +6,7 @@ pub mod trace;
 
 pub mod document;
 pub mod log;
+pub mod record;
 pub mod rolling;
 
 pub mod checkpoint;

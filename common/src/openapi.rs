@@ -8,7 +8,7 @@ use crate::error::Code;
 use crate::example::Examples;
 use crate::http::{self, Form, Kind, Method, Route, Style, Surface};
 use crate::keys::MAX_KEY_BYTES;
-use crate::wire::{Field, Type};
+use crate::wire::{self, Field, Type};
 
 /// Whether a route asks for the token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,8 +48,7 @@ pub fn document<S>(about: &About<S>) -> Value {
         item[route.method.as_str().to_ascii_lowercase()] = operation(about, route, &mut failures);
     }
     let records = http::records(about.routes).into_iter();
-    let mut schemas: Map<String, Value> =
-        records.map(|record| (record.name.to_string(), object(record.fields))).collect();
+    let mut schemas = wire::object_of(records.map(|record| (record.name, object(record.fields))));
     schemas.insert("Failure".to_string(), failure(about.style));
     let mut components = json!({
         "headers": { "X-Request-Id": { "description": "Names the call in the log.", "schema": { "type": "string" } } },

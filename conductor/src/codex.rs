@@ -12,7 +12,7 @@ use common::codexd_api::{
 };
 use common::config::LocalUrl;
 use common::http::{Answer, Request};
-use common::wire::{Field, Object};
+use common::wire::{self, Field, Object};
 use serde_json::{Value, json};
 
 use crate::api::Node;
@@ -124,7 +124,7 @@ pub(crate) fn forward(fields: &[Field], mut given: Object) -> Object {
         let own = given.remove(name);
         own.or_else(|| given.remove(&snake(name))).or_else(|| given.remove(&camel(name)))
     };
-    fields.iter().filter_map(|field| Some((field.name.to_string(), take(field.name)?))).collect()
+    wire::object_of(fields.iter().filter_map(|field| Some((field.name, take(field.name)?))))
 }
 
 fn forward_query<'a>(fields: &[Field], given: &'a [(String, String)]) -> Vec<(&'static str, &'a str)> {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use common::config::{self, Flag, LocalUrl, Usage, Values};
-use common::{log, trace};
+use common::{log, trace, wire};
 use serde_json::{Value, json};
 
 /// Every setting, in the order of the help.
@@ -329,8 +329,7 @@ impl Config {
 
     /// The same as one JSON object.
     pub(crate) fn json(&self) -> Value {
-        let mut object: serde_json::Map<String, Value> =
-            self.facts().into_iter().map(|(name, value)| (name.to_string(), value)).collect();
+        let mut object = wire::object_of(self.facts());
         object.insert("warnings".to_string(), json!(self.warnings()));
         Value::Object(object)
     }

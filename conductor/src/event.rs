@@ -5,23 +5,17 @@
 
 use common::keys::Key;
 use common::log::Seq;
+use common::record;
 use common::time::Timestamp;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::state::{Fault, Mode, Outcome, Spec, Status};
 
 /// An event with its place and time.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Record {
-    pub(crate) seq: Seq,
-    pub(crate) at: Timestamp,
-    pub(crate) event: Event,
-}
+pub(crate) type Record = record::Record<Event>;
 
 /// Everything that changes the state.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", content = "detail")]
 pub(crate) enum Event {
     /// A log without a past begins, and this is its name.
     #[serde(rename = "log.created")]
@@ -81,7 +75,7 @@ pub(crate) enum Event {
     #[serde(rename = "daemon.stopping")]
     DaemonStopping { reason: String },
     /// Of another version.
-    #[serde(skip)]
+    #[serde(other)]
     Other,
 }
 
@@ -94,41 +88,24 @@ pub(crate) enum Level {
     Error,
 }
 
-#[derive(Serialize)]
-struct Line<'a> {
-    seq: Seq,
-    created_at: Timestamp,
-    level: &'a str,
-    r#type: &'a Value,
-    message: String,
-    detail: &'a Value,
-}
-
-#[derive(Deserialize)]
-struct Head {
-    seq: Seq,
-    created_at: Timestamp,
-    r#type: String,
-}
-
 /// The line of the log. It begins `{"seq":N,`.
 pub(crate) fn render(record: &Record) -> String {
-    let event = serde_json::to_value(&record.event).unwrap_or_default(); // strings and numbers: nothing in them can fail
     let level = match &record.event {
         Event::ExecLost { .. } | Event::RunEnded { status: Status::Failed | Status::Interrupted, .. } => {
             "warn"
         }
         _ => "info",
     };
-    let line = Line {
-        seq: record.seq,
-        created_at: record.at,
-        level,
-        r#type: &event["type"],
-        message: message(&record.event),
-        detail: &event["detail"],
-    };
-    serde_json::to_string(&line).unwrap_or_default()
+    let (r#type, detail) = record::parts(&record.event).unwrap_or_default();
+    record::render(record, level, &r#type, &message(&record.event), &detail)
+}
+
+impl record::Event for Event {
+    const CREATED_AT: &str = "created_at";
+
+    fn read<'de, D: Deserializer<'de>>(r#type: &str, detail: D) -> Result<Event, D::Error> {
+        record::variant(r#type, detail)
+    }
 }
 
 /// Reads a line that `render` wrote, of this version or another.
@@ -136,16 +113,7 @@ pub(crate) fn render(record: &Record) -> String {
 /// # Errors
 /// A sentence for the log: what the line lacks.
 pub(crate) fn parse(line: &str) -> Result<Record, String> {
-    let head: Head = serde_json::from_str(line).map_err(|error| error.to_string())?;
-    let event = match serde_json::from_str(line) {
-        Ok(event) => event,
-        // Of another version: its type, and nothing within it.
-        Err(error) if error.to_string().starts_with(&format!("unknown variant `{}`", head.r#type)) => {
-            Event::Other
-        }
-        Err(error) => return Err(error.to_string()),
-    };
-    Ok(Record { seq: head.seq, at: head.created_at, event })
+    record::parse(line)
 }
 
 fn message(event: &Event) -> String {

@@ -492,7 +492,7 @@ fn sandbox_mode(sandbox: &Value) -> Option<&'static str> {
 }
 
 fn object<const N: usize>(fields: [(&str, Value); N]) -> Map<String, Value> {
-    fields.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    wire::object_of(fields)
 }
 
 #[cfg(test)]

@@ -1,9 +1,12 @@
 //! A notification of the child, with what codexd looks at picked out.
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
-use serde::de::IgnoredAny;
-use serde::{Deserialize, Serialize};
+use serde::de::value::{self, MapAccessDeserializer, StrDeserializer};
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
 use crate::cut::Whole;
@@ -94,64 +97,128 @@ impl Notice {
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub(super) struct Known {
-    session_id: Lenient<String>,
-    thread_id: Lenient<String>,
-    turn_id: Lenient<String>,
-    item_id: Lenient<String>,
-    thread: Lenient<Identified>,
-    turn: Lenient<Identified>,
-    item: Lenient<Identified>,
+    session_id: Text,
+    thread_id: Text,
+    turn_id: Text,
+    item_id: Text,
+    thread: Object<Identified>,
+    turn: Object<Identified>,
+    item: Object<Identified>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Identified {
-    id: Lenient<String>,
-    r#type: Lenient<String>,
-    status: Lenient<TurnStatus>,
-    error: Lenient<TurnError>,
+    id: Text,
+    r#type: Text,
+    status: Text,
+    error: Object<TurnError>,
 }
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct TurnError {
-    message: Lenient<String>,
+    message: Text,
 }
 
-/// A value of this type, or nothing.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Lenient<T> {
-    Is(T),
-    IsNot(IgnoredAny),
-}
+/// A text, or nothing.
+#[derive(Default)]
+struct Text(Option<String>);
 
-impl<T> Default for Lenient<T> {
-    fn default() -> Lenient<T> {
-        Lenient::IsNot(IgnoredAny)
+/// An object of this form; of anything else, what the form is without a field.
+#[derive(Default)]
+struct Object<T>(T);
+
+/// What is made of a text and of an object; anything else is passed over, without a copy.
+trait Lenient<'de>: Default {
+    fn text(_: &str) -> Self {
+        Self::default()
+    }
+
+    fn object<M: MapAccess<'de>>(map: M) -> Result<Self, M::Error> {
+        IgnoredAny.visit_map(map).map(|_| Self::default())
     }
 }
 
-impl<T> Lenient<T> {
-    fn get(self) -> Option<T> {
-        if let Lenient::Is(value) = self { Some(value) } else { None }
+impl Lenient<'_> for Text {
+    fn text(text: &str) -> Text {
+        Text(Some(text.to_owned()))
+    }
+}
+
+impl<'de, T: Default + Deserialize<'de>> Lenient<'de> for Object<T> {
+    fn object<M: MapAccess<'de>>(map: M) -> Result<Object<T>, M::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+    }
+}
+
+impl<'de> Deserialize<'de> for Text {
+    fn deserialize<D: Deserializer<'de>>(value: D) -> Result<Text, D::Error> {
+        value.deserialize_any(Taken(PhantomData))
+    }
+}
+
+impl<'de, T: Default + Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(value: D) -> Result<Object<T>, D::Error> {
+        value.deserialize_any(Taken(PhantomData))
+    }
+}
+
+struct Taken<T>(PhantomData<T>);
+
+impl<'de, T: Lenient<'de>> Visitor<'de> for Taken<T> {
+    type Value = T;
+
+    fn expecting(&self, text: &mut fmt::Formatter) -> fmt::Result {
+        text.write_str("anything")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<T, E> {
+        Ok(T::text(text))
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, map: M) -> Result<T, M::Error> {
+        T::object(map)
+    }
+
+    fn visit_seq<S: SeqAccess<'de>>(self, seq: S) -> Result<T, S::Error> {
+        IgnoredAny.visit_seq(seq).map(|_| T::default())
+    }
+
+    fn visit_unit<E>(self) -> Result<T, E> {
+        Ok(T::default())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<T, E> {
+        Ok(T::default())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<T, E> {
+        Ok(T::default())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<T, E> {
+        Ok(T::default())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<T, E> {
+        Ok(T::default())
     }
 }
 
 impl Known {
     pub(super) fn into_notice(self, method: String) -> Notice {
-        let inner = |part: Lenient<Identified>| part.get().unwrap_or_default();
-        let (thread, turn, item) = (inner(self.thread), inner(self.turn), inner(self.item));
+        let (Object(thread), Object(turn), Object(item)) = (self.thread, self.turn, self.item);
         let end = (method == "turn/completed").then(|| TurnEnd {
-            status: turn.status.get().unwrap_or_default(),
-            error: turn.error.get().and_then(|error| error.message.get()),
+            status: turn.status.0.and_then(|status| status_of(&status)).unwrap_or_default(),
+            error: turn.error.0.message.0,
         });
         Notice {
-            thread_id: self.thread_id.get().or(thread.id.get()),
-            turn_id: self.turn_id.get().or(turn.id.get()),
-            item_id: self.item_id.get().or(item.id.get()),
-            item_type: item.r#type.get(),
-            session_id: self.session_id.get(),
+            thread_id: self.thread_id.0.or(thread.id.0),
+            turn_id: self.turn_id.0.or(turn.id.0),
+            item_id: self.item_id.0.or(item.id.0),
+            item_type: item.r#type.0,
+            session_id: self.session_id.0,
             end,
             method,
             detail: Map::new(),
@@ -159,4 +226,8 @@ impl Known {
             whole: None,
         }
     }
+}
+
+fn status_of(status: &str) -> Option<TurnStatus> {
+    TurnStatus::deserialize(StrDeserializer::<value::Error>::new(status)).ok()
 }

@@ -1,6 +1,7 @@
 use super::notice::TurnEnd;
 use super::*;
 use crate::state::Key;
+use common::log::Seq;
 use serde_json::json;
 
 fn key() -> Key {

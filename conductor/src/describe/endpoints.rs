@@ -1,7 +1,5 @@
 //! Rows of the table as JSON, in short and in full.
 
-use std::collections::BTreeMap;
-
 use common::http::{Form, Kind, Route, Surface};
 use common::openapi::Token;
 use common::wire::{self, Field, Type};
@@ -53,9 +51,7 @@ pub(super) fn full<S>(route: &Route<S>, token: Token) -> Value {
 pub(super) fn types<'a, S: 'static>(rows: impl Iterator<Item = &'a Route<S>>) -> Value {
     let fields_of = |route: &Route<S>| [route.body.unwrap_or_default(), route.returns];
     let records = rows.flat_map(fields_of).flat_map(wire::records);
-    let named: BTreeMap<_, _> =
-        records.map(|record| (record.name, fields(record.fields, "always"))).collect();
-    json!(named)
+    Value::Object(wire::object_of(records.map(|record| (record.name, fields(record.fields, "always")))))
 }
 
 /// `need` is what it is called that a field is there and not `null`.

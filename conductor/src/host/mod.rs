@@ -334,11 +334,11 @@ fn given_input(fields: &[Field], given: &Object) -> Value {
     let shown = |field: &Field| {
         let value = given.get(field.name);
         match field.name {
-            "content" => ("contentBytes".to_string(), json!(value.and_then(Value::as_str).map(str::len))),
-            name => (name.to_string(), value.cloned().unwrap_or_default()),
+            "content" => ("contentBytes", json!(value.and_then(Value::as_str).map(str::len))),
+            name => (name, value.cloned().unwrap_or_default()),
         }
     };
-    fields.iter().map(shown).collect()
+    Value::Object(wire::object_of(fields.iter().map(shown)))
 }
 
 /// How many of a kind may be at work.
