@@ -57,7 +57,7 @@ impl Follower {
 
     /// The next event, as its line in the log. Panics when none comes, or another than the one that follows.
     #[track_caller]
-    pub fn next(&mut self) -> &[u8] {
+    pub fn next_event(&mut self) -> &[u8] {
         let read = self.read();
         read.unwrap_or_else(|error| panic!("no event after {:?}: {error}", self.last));
         let seq = seq_of(&self.line);

@@ -27,6 +27,8 @@ const PACED: usize = 20_000;
 const UNPACED: usize = 20_000;
 /// The text of an event; with the rest a line has about 600 bytes.
 const BYTES: usize = 100;
+/// Where in a line its type stands.
+const HEAD_BYTES: usize = 160;
 /// When the one that stalls does so, and for how long. Then the one begins that reads the whole log.
 const STALLS_AFTER: u64 = 4_000;
 const STALLS_FOR: Duration = Duration::from_secs(5);
@@ -106,29 +108,20 @@ fn paced(report: &mut Report, node: &Node, session: &str, mut followers: Vec<Fol
         let stalled = scope.spawn(|| {
             let mut read = 0;
             while stalling.last < Some(from + STALLS_AFTER) {
-                read += usize::from(age(stalling.next()).is_some());
+                read += usize::from(age(stalling.next_event()).is_some());
             }
             late_now.wait();
             thread::sleep(STALLS_FOR);
-            let again = Instant::now();
-            let latest = node.latest();
+            let (again, latest) = (Instant::now(), node.latest());
             let behind = latest - stalling.last.unwrap_or_default();
-            while stalling.last < Some(latest) {
-                read += usize::from(age(stalling.next()).is_some());
-            }
-            let took = again.elapsed();
-            (read + to_the_end(&mut stalling).count(), behind, took)
+            let (ages, there) = past(&mut stalling, from, latest);
+            (read + ages.count(), behind, there - again)
         });
         let late = scope.spawn(|| {
             late_now.wait();
             let (begun, latest) = (Instant::now(), node.latest());
             let mut late = Follower::open(&node.url("/v1/codexd/events"), Some(0), Form::WebSocket);
-            while late.last < Some(latest) {
-                late.next();
-            }
-            let took = begun.elapsed();
-            to_the_end(&mut late);
-            (latest, took)
+            (latest, past(&mut late, from, latest).1 - begun)
         });
         let mut ages = Samples::default();
         for reading in live {
@@ -164,19 +157,28 @@ fn follower(node: &Node, number: usize) -> Follower {
 
 /// How old the items of a turn were when they came, up to its end.
 fn to_the_end(follower: &mut Follower) -> Samples {
-    let mut ages = Vec::new();
+    past(follower, 0, 0).0
+}
+
+/// The same of a turn that began after `from`, and when the event `latest` had come.
+fn past(follower: &mut Follower, from: Seq, latest: Seq) -> (Samples, Instant) {
+    let (mut ages, mut there) = (Vec::new(), None);
     loop {
-        let event = follower.next();
-        match age(event) {
-            Some(age) => ages.push(age),
-            None if is_end(event) => return ages.into_iter().collect(),
-            None => {}
+        let event = follower.next_event();
+        let (age, end) = (age(event), is_end(event));
+        ages.extend(age);
+        if follower.last >= Some(latest) {
+            there.get_or_insert_with(Instant::now);
+        }
+        if let (true, Some(there)) = (end && follower.last > Some(from), there) {
+            return (ages.into_iter().collect(), there);
         }
     }
 }
 
 fn is_end(event: &[u8]) -> bool {
-    event.windows(TURN_END.len()).any(|part| part == TURN_END.as_bytes())
+    let head = &event[..event.len().min(HEAD_BYTES)];
+    head.windows(TURN_END.len()).any(|part| part == TURN_END.as_bytes())
 }
 
 /// Who has used the processors since then.
