@@ -21,7 +21,7 @@ use crate::state::State;
 use crate::transcript::Transcripts;
 use crate::views::{self, Place};
 
-/// How far apart the documents are written at the least.
+/// How far behind the first change the documents are written, and so how far apart at the least.
 pub const VIEWS_EVERY: Duration = Duration::from_millis(100);
 /// After documents took so long, they rest this many times as long, so that many sessions cost a twentieth at most.
 pub const VIEWS_PAUSE: u32 = 19;

@@ -108,7 +108,10 @@ impl Views {
 impl World {
     fn offer_views(&mut self, machine: &Core, now: Now) {
         let state = machine.state();
-        self.views.stale |= state.seq() != self.views.seq;
+        // What begins goes on for a moment, and its own commits would wait for the disk behind the documents.
+        if state.seq() != self.views.seq && !std::mem::replace(&mut self.views.stale, true) {
+            self.views.not_before = self.views.not_before.max(now.mono + VIEWS_EVERY);
+        }
         self.views.seq = state.seq();
         if !self.views.stale || now.mono < self.views.not_before {
             return;

@@ -54,8 +54,9 @@ pub enum Step {
     Request(String),
     /// `[[notify METHOD]]`: a notification of that name.
     Notify(String),
-    /// `[[items COUNT [BYTES]]]`: so many completed items, each with its own id and a text of that size.
-    Items(usize, usize),
+    /// `[[items COUNT [BYTES]]]`, `[[items-at RATE COUNT [BYTES]]]`: so many completed items, each with its own id and a text
+    /// of that size; as fast as they go, or one each time this has passed.
+    Items(usize, usize, Duration),
     /// `[[stderr TEXT]]`: a line on stderr.
     Stderr(String),
     /// `[[exit CODE]]`: the process ends in the middle of the turn.
@@ -153,7 +154,12 @@ fn read<'a>(directive: &str, round: &'a mut Round) -> Option<&'a Step> {
         "line" => Step::Line(size(rest)?),
         "request" => Step::Request(rest.to_owned()),
         "notify" => Step::Notify(rest.to_owned()),
-        "items" => pair(rest).map(|(count, bytes)| Step::Items(count, bytes))?,
+        "items" => pair(rest).map(|(count, bytes)| Step::Items(count, bytes, Duration::ZERO))?,
+        "items-at" => {
+            let (rate, rest) = two(rest);
+            let every = Duration::from_secs(1).checked_div(rate.parse().ok()?)?;
+            pair(rest).map(|(count, bytes)| Step::Items(count, bytes, every))?
+        }
         "stderr" => Step::Stderr(rest.to_owned()),
         "exit" => Step::Exit(rest.parse().ok()?),
         _ => return None,
@@ -198,7 +204,9 @@ mod tests {
 
     #[test]
     fn what_is_no_directive_is_text() {
-        for text in ["", "plain", "[[1, 2], [3, 4]]", "[[say open", "[[big many]]", "[[exit]]"] {
+        for text in
+            ["", "plain", "[[1, 2], [3, 4]]", "[[say open", "[[big many]]", "[[exit]]", "[[items-at 0 1]]"]
+        {
             assert_eq!(parse(text), [Round::default()], "{text}");
         }
     }
@@ -217,7 +225,8 @@ mod tests {
         assert_eq!(step("[[big 99999999999999]]"), Step::Big(MAX_BYTES));
         assert_eq!(step("[[line 99999999999999]]"), Step::Line(MAX_BYTES));
         assert_eq!(step("[[flood 9999999 9999999]]"), Step::Flood(MAX_COUNT, MAX_BYTES / MAX_COUNT));
-        assert_eq!(step("[[items 20000 100]]"), Step::Items(20000, 100));
+        assert_eq!(step("[[items 20000 100]]"), Step::Items(20000, 100, Duration::ZERO));
+        assert_eq!(step("[[items-at 500 9 8]]"), Step::Items(9, 8, Duration::from_millis(2)));
         assert_eq!(step("[[sleep 99999999999]]"), Step::Sleep(MAX_PAUSE));
     }
 

@@ -12,9 +12,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread};
 use std::time::Instant;
 
-use super::seek::{self, SEEK_BYTES};
 use super::syncs::Syncs;
-use super::{Segment, Seq, seq_of};
+use super::{Segment, Seq, seek, seq_of};
+
+/// What is read at once for single lines: those that are wanted tend to stand close together.
+const LINES_BYTES: usize = 64 * 1024;
 
 /// What readers share with the one writer.
 pub struct Feed {
@@ -152,7 +154,7 @@ impl Feed {
         let mut wanted = seqs.iter().copied().filter(|&seq| seq >= oldest && seq <= latest).peekable();
         while let Some(&first) = wanted.peek() {
             let mut cursor = Cursor::after(first - 1);
-            let got = self.read(&mut cursor, SEEK_BYTES as usize, |seq, line| {
+            let got = self.read(&mut cursor, LINES_BYTES, |seq, line| {
                 if wanted.next_if_eq(&seq).is_some() {
                     sink(line);
                 }

@@ -6,8 +6,8 @@ use std::os::unix::fs::FileExt;
 
 use super::{Seq, seq_of};
 
-/// A seek stops halving below this, and reads on from there.
-pub(super) const SEEK_BYTES: u64 = 64 * 1024;
+/// A seek stops halving below this, and walks on from there: each line that it passes costs as much as a halving.
+const BLOCK: u64 = 4096;
 
 /// Where, in the first `len` bytes of a file of lines in the order of their numbers, the first one stands that is no
 /// whole line with a number below `seq`: the line `seq`, or the next one, or what is torn, or the end.
@@ -16,7 +16,7 @@ pub(super) const SEEK_BYTES: u64 = 64 * 1024;
 /// If the file cannot be read.
 pub fn offset(file: &File, len: u64, seq: Seq) -> io::Result<u64> {
     let (mut low, mut high) = (0, len); // a line starts at `low`; the numbers before it are below `seq`
-    while high - low > SEEK_BYTES {
+    while high - low > BLOCK {
         match line_from(file, low + (high - low) / 2, high)? {
             Some((start, Some(found))) if found <= seq => low = start,
             _ => high = low + (high - low) / 2,
@@ -50,9 +50,9 @@ fn number_at(file: &File, start: u64, limit: u64) -> io::Result<Option<Seq>> {
 
 /// Where the line that holds `from` ends, its newline included.
 fn end_of_line(file: &File, mut from: u64, limit: u64) -> io::Result<Option<u64>> {
-    let mut block = [0; 4096];
+    let mut block = [0; BLOCK as usize];
     while from < limit {
-        let size = (limit - from).min(4096) as usize;
+        let size = (limit - from).min(BLOCK) as usize;
         file.read_exact_at(&mut block[..size], from)?;
         if let Some(at) = block[..size].iter().position(|&byte| byte == b'\n') {
             return Ok(Some(from + at as u64 + 1));

@@ -4,8 +4,11 @@
 
 use crate::bench::report::Report;
 
+pub mod follower;
+pub mod readers;
 pub mod report;
 pub mod samples;
+pub mod turns;
 
 /// One comparison.
 pub struct Bench {
@@ -18,4 +21,15 @@ pub struct Bench {
 }
 
 /// All of them, in the order in which they run.
-pub const BENCHES: &[Bench] = &[];
+pub const BENCHES: &[Bench] = &[
+    Bench {
+        name: "turns",
+        summary: "a turn end to end: app-server alone, through codexd, through codexd and conductor",
+        run: turns::run,
+    },
+    Bench {
+        name: "readers",
+        summary: "events from the child's line to a reader's message: one reader, and 64 of them",
+        run: readers::run,
+    },
+];

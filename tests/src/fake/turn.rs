@@ -266,10 +266,14 @@ impl<'a> Actor<'a> {
                 self.output = Some(answer.to_string());
             }
             Step::Notify(method) => self.notify(method, self.scope()),
-            Step::Items(count, bytes) => {
-                for _ in 0..*count {
+            Step::Items(count, bytes, every) => {
+                let begun = Instant::now();
+                for at in 0..*count as u32 {
+                    self.turn.pause(begun + *every * at, true)?; // by the clock, so that one that is late delays no other
                     let item = views::message(&"x".repeat(*bytes));
-                    self.notify("item/completed", self.about(&item, "completedAtMs"));
+                    let mut params = self.about(&item, "completedAtMs");
+                    params["sentAtNs"] = views::now_ns().into();
+                    self.notify("item/completed", params);
                 }
             }
             Step::Stderr(text) => {

@@ -9,7 +9,11 @@ use super::World;
 use super::home::{Thread, TurnRecord};
 
 pub(super) fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+    now_ns() / 1_000_000
+}
+
+pub(super) fn now_ns() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
 }
 
 /// An id like the real ones: a UUID of version 7, never given twice.
