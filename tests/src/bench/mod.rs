@@ -4,6 +4,9 @@
 
 use crate::bench::report::Report;
 
+pub mod http;
+pub mod load;
+pub mod proxy;
 pub mod report;
 pub mod samples;
 
@@ -18,4 +21,7 @@ pub struct Bench {
 }
 
 /// All of them, in the order in which they run.
-pub const BENCHES: &[Bench] = &[];
+pub const BENCHES: &[Bench] = &[
+    Bench { name: "http", summary: "the HTTP server against a floor, axum and Node", run: http::run },
+    Bench { name: "proxy", summary: "a call of codexd, directly and through conductor", run: proxy::run },
+];
