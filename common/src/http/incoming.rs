@@ -40,18 +40,22 @@ impl From<Error> for Refused {
 
 pub(super) struct Incoming {
     stream: Arc<TcpStream>,
+    /// Room for what is read; what lies behind `filled` is of no meaning.
     buffer: Vec<u8>,
     used: usize,
+    filled: usize,
+    /// How long the socket was told to wait.
+    patience: Duration,
 }
 
 impl Incoming {
     pub(super) fn new(stream: Arc<TcpStream>) -> Incoming {
-        Incoming { stream, buffer: Vec::new(), used: 0 }
+        Incoming { stream, buffer: Vec::new(), used: 0, filled: 0, patience: Duration::ZERO }
     }
 
     /// What was read and not yet used.
     pub(super) fn rest(&self) -> &[u8] {
-        &self.buffer[self.used..]
+        &self.buffer[self.used..self.filled]
     }
 
     /// Reads one head: `wait` for its first byte, then `whole` for all of it.
@@ -154,13 +158,15 @@ impl Incoming {
     }
 
     fn more(&mut self, deadline: Instant) -> io::Result<()> {
-        self.buffer.drain(..self.used);
+        self.buffer.copy_within(self.used..self.filled, 0);
+        self.filled -= self.used;
         self.used = 0;
-        let old = self.buffer.len();
-        self.buffer.resize(old + READ_BYTES, 0);
-        let read = read_by(&self.stream, &mut self.buffer[old..], deadline);
-        self.buffer.truncate(old + read.as_ref().copied().unwrap_or(0));
-        if read? == 0 { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
+        // zeroed once, not for each read
+        self.buffer.resize(self.buffer.len().max(self.filled + READ_BYTES), 0);
+        let room = &mut self.buffer[self.filled..][..READ_BYTES];
+        let read = read_by(&self.stream, room, deadline, &mut self.patience)?;
+        self.filled += read;
+        if read == 0 { Err(ErrorKind::UnexpectedEof.into()) } else { Ok(()) }
     }
 }
 
@@ -168,23 +174,34 @@ impl Incoming {
 /// overtakes what was sent last.
 pub(crate) fn close_gently(stream: &TcpStream, linger: Duration) {
     let deadline = Instant::now() + linger;
-    let (mut left, mut scrap) = (MAX_LINGER_BYTES, [0; 8192]);
+    let (mut left, mut scrap, mut patience) = (MAX_LINGER_BYTES, [0; 8192], Duration::ZERO);
     let mut open = stream.shutdown(Shutdown::Write).is_ok();
     while open && left > 0 {
-        let read = read_by(stream, &mut scrap, deadline).unwrap_or(0);
+        let read = read_by(stream, &mut scrap, deadline, &mut patience).unwrap_or(0);
         open = read > 0;
         left = left.saturating_sub(read);
     }
 }
 
-/// One read, which fails with `WouldBlock` or `TimedOut` at the deadline.
-fn read_by(mut stream: &TcpStream, into: &mut [u8], deadline: Instant) -> io::Result<usize> {
+/// One read, which fails with `WouldBlock` or `TimedOut` at the deadline. What the socket was told last (`patience`) it is not
+/// told again: up to a millisecond, the wait for the next request is the same each time.
+fn read_by(
+    mut stream: &TcpStream,
+    into: &mut [u8],
+    deadline: Instant,
+    patience: &mut Duration,
+) -> io::Result<usize> {
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return Err(ErrorKind::TimedOut.into());
         }
-        stream.set_read_timeout(Some(left))?;
+        let millis = left.subsec_micros() / 1000 + 1;
+        let left = Duration::from_secs(left.as_secs()) + Duration::from_millis(millis.into());
+        if left != *patience {
+            stream.set_read_timeout(Some(left))?;
+            *patience = left;
+        }
         match stream.read(into) {
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             read => return read,

@@ -6,6 +6,9 @@ use crate::bench::report::Report;
 
 pub mod follower;
 pub mod readers;
+pub mod http;
+pub mod load;
+pub mod proxy;
 pub mod report;
 pub mod samples;
 pub mod turns;
@@ -32,4 +35,6 @@ pub const BENCHES: &[Bench] = &[
         summary: "events from the child's line to a reader's message: one reader, and 64 of them",
         run: readers::run,
     },
+    Bench { name: "http", summary: "the HTTP server against a floor, axum and Node", run: http::run },
+    Bench { name: "proxy", summary: "a call of codexd, directly and through conductor", run: proxy::run },
 ];
