@@ -153,6 +153,27 @@ impl KeptAlive {
         self.0.get_mut().write_all(head.as_bytes())
     }
 
+    /// Sends a request with a JSON body, and waits for its answer.
+    ///
+    /// # Errors
+    /// As of [`answer`](KeptAlive::answer).
+    pub fn send(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> io::Result<Response> {
+        let mut head =
+            format!("{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n");
+        for (name, value) in headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        head += &format!("content-length: {}\r\n\r\n", body.len());
+        self.0.get_mut().write_all(&[head.as_bytes(), body].concat())?;
+        self.answer()
+    }
+
     /// The answer to the oldest request that has none yet.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use crate::bench::report::Report;
 
 pub mod report;
 pub mod samples;
+pub mod soak;
 
 /// One comparison.
 pub struct Bench {
@@ -18,4 +19,8 @@ pub struct Bench {
 }
 
 /// All of them, in the order in which they run.
-pub const BENCHES: &[Bench] = &[];
+pub const BENCHES: &[Bench] = &[Bench {
+    name: "soak",
+    summary: "what a node holds while it does turn after turn: memory, descriptors, threads, disk",
+    run: soak::run,
+}];
