@@ -29,7 +29,7 @@ use crate::wait::{SOON, eventually};
 
 use callers::{Caller, Door, Outcomes, PATIENCE};
 use followers::{Followed, follow_socket, follow_sse};
-use watch::Watch;
+use watch::{Held, Watch};
 
 mod callers;
 mod followers;
@@ -48,12 +48,14 @@ const KEYS: [u64; 2] = [7000, 1500];
 /// So small that both are full within the first 5000 turns.
 const BOUNDS: [&str; 6] = [
     "--log-segment-bytes",
-    "4194304",
+    "8388608",
     "--log-total-bytes",
     "33554432",
     "--transcripts-total-bytes",
     "16777216",
 ];
+/// Files that the log has by them, and has open.
+const LOG_FILES: f64 = 4.0;
 /// Looks at what the node holds, and tasks that conductor is given, in the whole run.
 const LOOKS: u64 = 500;
 /// Rounds in each of which all three die; they are over at this part of the run.
@@ -106,6 +108,8 @@ struct Site {
     /// The child's latest deaths in this life of codexd.
     deaths: VecDeque<Instant>,
     kills: [u64; 3],
+    /// What codexd holds while nobody is connected.
+    fresh: Held,
 }
 
 impl Site {
@@ -118,9 +122,11 @@ impl Site {
         let launch = Launch::of("conductor", node.dir.path())
             .args(["start", "--local-api", &base(), "--codexd-local-api", node.codexd.url()])
             .args(&BOUNDS[..4]);
-        let conductor = Daemon::start(&launch);
         node.ready();
-        Site { node, conductor, launch, plan: plan(turns, random), deaths: VecDeque::new(), kills: [0; 3] }
+        let fresh = Held::by(node.codexd.pid());
+        let conductor = Daemon::start(&launch);
+        let plan = plan(turns, random);
+        Site { node, conductor, launch, plan, deaths: VecDeque::new(), kills: [0; 3], fresh }
     }
 
     fn child(&self) -> Option<u32> {
@@ -189,7 +195,9 @@ pub fn run(report: &mut Report) {
     let mut watch = Watch::begin();
     thread::scope(|scope| {
         let closing = Closing(board);
-        let followers = [scope.spawn(|| follow_socket(board)), scope.spawn(|| follow_sse(board))];
+        let from = site.node.latest();
+        let followers =
+            [scope.spawn(move || follow_socket(board, from)), scope.spawn(move || follow_sse(board, from))];
         let callers =
             (0..CALLERS).map(|number| scope.spawn(move || Caller::new(board, number % 2 == 1).work()));
         let callers: Vec<_> = callers.collect();
@@ -204,8 +212,9 @@ pub fn run(report: &mut Report) {
         tell(report, board, &site, took, tasks, &followed);
     });
     watch.report(report);
-    assert!(site.node.codexd.terminate(SOON).success(), "codexd ends in good order");
     assert!(site.conductor.terminate(SOON).success(), "conductor ends in good order");
+    site.at_rest(report);
+    assert!(site.node.codexd.terminate(SOON).success(), "codexd ends in good order");
 }
 
 /// What a thread came to; its panic is this one's.
@@ -289,6 +298,24 @@ impl Site {
             assert!(last.1.elapsed() < PATIENCE, "no turn was done for {PATIENCE:?}");
             thread::sleep(Duration::from_millis(10));
         }
+    }
+}
+
+impl Site {
+    /// That nothing is left of all who were connected, nor of children that died.
+    fn at_rest(&self, report: &mut Report) {
+        let begun = Instant::now();
+        let more = loop {
+            let held = Held::by(self.node.codexd.pid());
+            let more = (held.descriptors - self.fresh.descriptors, held.threads - self.fresh.threads);
+            if (more.0 <= LOG_FILES && more.1 <= 0.0) || begun.elapsed() > SOON {
+                break more;
+            }
+            thread::sleep(Duration::from_millis(100)); // connections that were closed are seen to be
+        };
+        let what = |what: &str| format!("soak: {what} of codexd more than at its start, when all have gone");
+        report.at_most(&what("descriptors"), "", more.0, LOG_FILES);
+        report.at_most(&what("threads"), "", more.1, 0.0);
     }
 }
 

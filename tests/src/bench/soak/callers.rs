@@ -84,7 +84,8 @@ impl<'a> Door<'a> {
         let begun = Instant::now();
         for tries in 0.. {
             match self.ask(method, path, body, key) {
-                Some(answer) if answer.status < 500 => {
+                // A conductor that has just begun does not lead yet: 409.
+                Some(answer) if answer.status < 500 && answer.status != 409 => {
                     if tries > 0 && key.is_some() {
                         count(&self.board.outcomes.again);
                     }

@@ -49,8 +49,8 @@ fn goes_on(board: &Board, followed: &Followed) -> bool {
     followed.last < board.last_event.load(Ordering::Relaxed)
 }
 
-pub(super) fn follow_socket(board: &Board) -> Followed {
-    let mut followed = Followed::default();
+pub(super) fn follow_socket(board: &Board, last: u64) -> Followed {
+    let mut followed = Followed { last, ..Followed::default() };
     while goes_on(board, &followed) {
         let url = format!("{}/v1/codexd/events?after={}", board.codexd, followed.last);
         let Some(mut socket) = Socket::try_connect(&url) else {
@@ -65,8 +65,8 @@ pub(super) fn follow_socket(board: &Board) -> Followed {
     followed
 }
 
-pub(super) fn follow_sse(board: &Board) -> Followed {
-    let mut followed = Followed::default();
+pub(super) fn follow_sse(board: &Board, last: u64) -> Followed {
+    let mut followed = Followed { last, ..Followed::default() };
     let url = format!("{}/v1/codex/events", board.conductor);
     while goes_on(board, &followed) {
         let last = followed.last.to_string();
