@@ -104,6 +104,11 @@ codexd_smoke() {
 	"$CARGO_TARGET_DIR/release/codexd" smoke --server-command "$(scripts/install-codex.sh | tail -n 1)"
 }
 
+# 20 000 turns at a whole node; the release build is there by now. `bench soak` with BAA_SOAK_TURNS=1000000 is the same at length.
+soak() {
+	BAA_SOAK_TURNS=20000 "$CARGO_TARGET_DIR/release/bench" --strict --json "$logs/soak.json" soak
+}
+
 # The quickstart as a newcomer runs it, on ports of its own so that a node on this machine is left alone.
 quickstart() {
 	BAA_QUICKSTART_CODEXD_PORT=14319 BAA_QUICKSTART_CONDUCTOR_PORT=14317 BAA_QUICKSTART_STATUS_API_PORT=14318 \
@@ -148,6 +153,7 @@ else
 	stage mutants 1200 scripts/mutants.sh
 	stage documents 300 scripts/schemathesis.sh
 	stage smoke 60 codexd_smoke
+	stage soak 300 soak
 	stage node-fake 60 scripts/runtime/codexd-e2e-smoke.sh
 	stage node-real 120 scripts/runtime/codexd-e2e-smoke.sh --real
 	stage quickstart 120 quickstart

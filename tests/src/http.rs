@@ -153,6 +153,7 @@ impl KeptAlive {
         self.0.get_mut().write_all(head.as_bytes())
     }
 
+<<<<<<< HEAD
     /// Sends a `POST` with this JSON body, and waits for its answer.
     ///
     /// # Errors
@@ -163,6 +164,26 @@ impl KeptAlive {
             body.len()
         );
         self.0.get_mut().write_all(head.as_bytes())?;
+=======
+    /// Sends a request with a JSON body, and waits for its answer.
+    ///
+    /// # Errors
+    /// As of [`answer`](KeptAlive::answer).
+    pub fn send(
+        &mut self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> io::Result<Response> {
+        let mut head =
+            format!("{method} {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n");
+        for (name, value) in headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        head += &format!("content-length: {}\r\n\r\n", body.len());
+        self.0.get_mut().write_all(&[head.as_bytes(), body].concat())?;
+>>>>>>> h3
         self.answer()
     }
 

@@ -12,6 +12,7 @@ pub mod proxy;
 pub mod report;
 pub mod samples;
 pub mod turns;
+pub mod soak;
 
 /// One comparison.
 pub struct Bench {
@@ -38,3 +39,8 @@ pub const BENCHES: &[Bench] = &[
     Bench { name: "http", summary: "the HTTP server against a floor, axum and Node", run: http::run },
     Bench { name: "proxy", summary: "a call of codexd, directly and through conductor", run: proxy::run },
 ];
+pub const BENCHES: &[Bench] = &[Bench {
+    name: "soak",
+    summary: "what a node holds while it does turn after turn: memory, descriptors, threads, disk",
+    run: soak::run,
+}];

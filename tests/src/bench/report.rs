@@ -79,6 +79,11 @@ impl Report {
         self.claims.push(Claim { what: what.to_owned(), unit, value, bound, at_least: true, holds });
     }
 
+    /// Whether every claim holds.
+    pub fn holds(&self) -> bool {
+        self.claims.iter().all(|claim| claim.holds)
+    }
+
     /// How a number went, by seconds since the begin.
     pub fn series(&mut self, bench: &'static str, what: &str, unit: &'static str, points: Vec<(f64, f64)>) {
         self.series.push(Series { bench, what: what.to_owned(), unit, points });

@@ -1,7 +1,7 @@
 //! `bench`: runs the comparisons of this package, all or those that are named; `scripts/bench.sh` builds what they need.
 //!
-//! `bench [--json FILE] [NAME …]` prints a table of what it found, and writes the same as JSON. 0 whether the claims hold or
-//! not: on which machine they are to hold, it cannot know.
+//! `bench [--strict] [--json FILE] [NAME …]` prints a table of what it found, and writes the same as JSON. 0 whether the claims
+//! hold or not, for on which machine they are to hold, it cannot know; with `--strict` 1 when one is missed.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use e2e::bench::BENCHES;
 use e2e::bench::report::Report;
 
-const USAGE: &str = "usage: bench [--json FILE] [NAME …]";
+const USAGE: &str = "usage: bench [--strict] [--json FILE] [NAME …]";
 
 fn main() -> ExitCode {
     match run() {
@@ -22,11 +22,12 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<(), (u8, String)> {
-    let (mut file, mut names) = (None, Vec::new());
+    let (mut file, mut names, mut strict) = (None, Vec::new(), false);
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--json" => file = Some(args.next().ok_or_else(|| (2, format!("--json needs a file; {USAGE}")))?),
+            "--strict" => strict = true,
             "-h" | "--help" => {
                 let list = BENCHES.iter().map(|bench| format!("  {:<10} {}\n", bench.name, bench.summary));
                 return say(&format!("{USAGE}\n\n{}", list.collect::<String>()));
@@ -46,7 +47,8 @@ fn run() -> Result<(), (u8, String)> {
         let json = serde_json::to_string_pretty(&report).map_err(|error| (1, error.to_string()))?;
         std::fs::write(&file, json + "\n").map_err(|error| (1, format!("cannot write {file}: {error}")))?;
     }
-    say(&report.table())
+    say(&report.table())?;
+    if strict && !report.holds() { Err((1, "a claim is missed".to_owned())) } else { Ok(()) }
 }
 
 fn say(text: &str) -> Result<(), (u8, String)> {

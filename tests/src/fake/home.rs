@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::views;
 
@@ -124,7 +124,7 @@ impl Store {
         let Some(file) = self.file(&format!("{}.json", thread.id)) else { return };
         if thread.material && !thread.ephemeral {
             let part = file.with_extension("part");
-            let text = json!(thread).to_string();
+            let text = serde_json::to_string(thread).unwrap_or_default();
             let _ = fs::write(&part, text).and_then(|()| fs::rename(&part, &file)); // a full disk shows at the next read
         }
     }

@@ -12,6 +12,7 @@
 //! | `--faulty-starts N` | only the first N starts in this home are faulty |
 //! | `--ignore-eof`, `--ignore-term` | does not end then |
 //! | `--think-ms N` | a quiet time before a plain answer (0) |
+//! | `--most-threads N` | only the newest N threads that do nothing stay in memory (all of them) |
 //! | `--wrapped` | runs below a wrapper process that passes the pipes on |
 //! | `--play FILE` | plays a recorded session; given again, the next start plays the next one |
 //! | `--patience-ms N` | how long the player waits for a client's message that may not come (1000) |
@@ -40,6 +41,8 @@ pub struct Options {
     pub ignore_term: bool,
     /// `--think-ms`
     pub think: Duration,
+    /// `--most-threads`
+    pub most_threads: usize,
     /// `--wrapped`
     pub wrapped: bool,
     /// `--play`
@@ -86,6 +89,7 @@ impl Default for Options {
             ignore_eof: false,
             ignore_term: false,
             think: Duration::ZERO,
+            most_threads: usize::MAX,
             wrapped: false,
             plays: Vec::new(),
             patience: Duration::from_secs(1),
@@ -117,6 +121,7 @@ impl Options {
                 "--ignore-eof" => options.ignore_eof = true,
                 "--ignore-term" => options.ignore_term = true,
                 "--think-ms" => options.think = Duration::from_millis(number(value()?)?.into()),
+                "--most-threads" => options.most_threads = number(value()?)? as usize,
                 "--wrapped" => options.wrapped = true,
                 "--play" => options.plays.push(value()?.into()),
                 "--patience-ms" => options.patience = Duration::from_millis(number(value()?)?.into()),

@@ -188,6 +188,11 @@ fn start(world: &Arc<World>, params: &Value) -> Handled {
     settle(world, &mut thread, params)?;
     let result = views::opened(world, &thread);
     state.threads.insert(thread.id.clone(), Loaded { thread, active: None, allowed: HashSet::new() });
+    if state.threads.len() > world.options.most_threads {
+        let idle = state.threads.iter().filter(|(_, loaded)| loaded.active.is_none());
+        let oldest = idle.map(|(id, _)| id).min().cloned(); // ids are in order of time
+        oldest.and_then(|id| state.threads.remove(&id));
+    }
     let started = json!({"thread": result["thread"]});
     Ok(Outcome::Then(result, Box::new(move |world| world.out.notify("thread/started", started))))
 }
