@@ -4,8 +4,17 @@
 
 use crate::bench::report::Report;
 
+pub mod machine;
+pub mod memory;
+pub mod proc;
 pub mod report;
 pub mod samples;
+pub mod sessions;
+pub mod size;
+pub mod start;
+pub mod tasks;
+pub mod wakeups;
+pub mod whole;
 
 /// One comparison.
 pub struct Bench {
@@ -18,4 +27,19 @@ pub struct Bench {
 }
 
 /// All of them, in the order in which they run.
-pub const BENCHES: &[Bench] = &[];
+pub const BENCHES: &[Bench] = &[
+    Bench { name: "size", summary: "the three programs as files", run: size::run },
+    Bench { name: "start", summary: "from the start of each program to its first answer", run: start::run },
+    Bench {
+        name: "memory",
+        summary: "what each daemon holds: idle, after light use, after load",
+        run: memory::run,
+    },
+    Bench { name: "wakeups", summary: "how often each daemon wakes up while nobody asks", run: wakeups::run },
+    Bench {
+        name: "sessions",
+        summary: "codexd with 10, 1 000 and 10 000 sessions, and with 1 000 000 events",
+        run: sessions::run,
+    },
+    Bench { name: "tasks", summary: "conductor with 10, 1 000 and 10 000 tasks that wait", run: tasks::run },
+];
