@@ -25,6 +25,9 @@ const ROUNDS: usize = 200;
 const STARTS: usize = 5;
 const MOST_SUBMIT: f64 = 1.5;
 
+/// Where codexd would be; no task starts, so nobody asks it.
+const NOBODY: &str = "http://127.0.0.1:9";
+
 /// A paused conductor with so many tasks.
 struct Sized {
     case: &'static str,
@@ -44,10 +47,12 @@ pub fn run(report: &mut Report) {
         submitted,
         MOST_SUBMIT,
     );
-    let resident: Vec<f64> = nodes.iter().map(|node| node.tell_memory(report)).collect();
+    let resident: Vec<f64> =
+        nodes.iter().map(|node| node.tell_memory(report, "as they were submitted")).collect();
     let each = (resident[2] - resident[0]) / (CASES[2].0 - CASES[0].0) as f64;
     report.figure(BENCH, "memory of a task more", "resident", "bytes", each);
     starts(report, &mut nodes);
+    nodes.iter().for_each(|node| drop(node.tell_memory(report, "after a start")));
     for (node, (tasks, _)) in nodes.iter().zip(CASES) {
         assert_eq!(node.state()["queued_tasks"], tasks, "{}", node.case);
     }
@@ -59,6 +64,7 @@ impl Sized {
         let dir = TempDir::new();
         let base = format!("http://127.0.0.1:{}", free_port());
         let launch = Launch::of("conductor", dir.path()).args(["start", "--local-api", &base]);
+        let launch = launch.args(["--codexd-local-api", NOBODY]);
         let conductor: Process = Daemon::start(&launch).into();
         let node = Sized { case, conductor, base, launch, _dir: dir };
         says(&node.base, "/rolez", "leader\n", Instant::now());
@@ -85,9 +91,9 @@ impl Sized {
         get(&format!("{}/v1/system/state", self.base)).data(200)
     }
 
-    fn tell_memory(&self, report: &mut Report) -> f64 {
+    fn tell_memory(&self, report: &mut Report, when: &str) -> f64 {
         let memory = Memory::of(self.conductor.pid());
-        memory.tell(report, BENCH, self.case);
+        memory.tell(report, BENCH, &format!("{}, {when}", self.case));
         memory.resident
     }
 }
