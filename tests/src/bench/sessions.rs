@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::json;
 
-use crate::bench::proc::Memory;
+use crate::bench::proc::{MB, Memory};
 use crate::bench::report::Report;
 use crate::bench::samples::Samples;
 use crate::bench::start::says;
@@ -18,6 +18,8 @@ use crate::reader::FLOOD;
 use crate::temp::TempDir;
 
 const BENCH: &str = "sessions";
+const STARTING: &str = "sessions: starts";
+const MEMORY: &str = "sessions: memory";
 /// The one that makes some more comes last.
 const KINDS: [&str; 4] = ["list", "read", "status", "create"];
 /// Sessions, events in the log at least, and what that is called.
@@ -58,9 +60,11 @@ pub fn run(report: &mut Report) {
     );
     let resident: Vec<f64> = nodes.iter().map(|node| node.tell_memory(report, "as they were made")).collect();
     let each = (resident[2] - resident[0]) / (CASES[2].0 - CASES[0].0) as f64;
-    report.figure(BENCH, "memory of a session more", "resident", "bytes", each);
+    report.figure(MEMORY, "1 000 sessions more", "resident", "MB", each * 1000.0 / MB);
     let ready: Vec<f64> = starts(report, &mut nodes);
-    nodes.iter().for_each(|node| drop(node.tell_memory(report, "after a start")));
+    for node in &nodes {
+        node.tell_memory(report, "after a start");
+    }
     report.at_most(
         "10 000 sessions, 1 000 000 events: from kill -9 to work that is taken",
         "ms",
@@ -94,7 +98,7 @@ impl Sized {
 
     fn tell_memory(&self, report: &mut Report, when: &str) -> f64 {
         let memory = Memory::of(self.node.codexd.pid());
-        memory.tell(report, BENCH, &format!("{}, {when}", self.case));
+        memory.tell(report, MEMORY, &format!("{}, {when}", self.case));
         memory.resident
     }
 }
@@ -154,8 +158,8 @@ fn starts(report: &mut Report, nodes: &mut [Sized]) -> Vec<f64> {
         }
     }
     for (node, [answers, ready]) in nodes.iter().zip(&times) {
-        report.times(BENCH, &format!("start to the first answer, {}", node.case), answers);
-        report.times(BENCH, &format!("start to work that is taken, {}", node.case), ready);
+        report.times(STARTING, &format!("the first answer, {}", node.case), answers);
+        report.times(STARTING, &format!("work is taken, {}", node.case), ready);
     }
     times.iter().map(|[_, ready]| ready.quantile(0.5).as_secs_f64() * 1e3).collect()
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::bench::proc::Memory;
+use crate::bench::proc::{MB, Memory};
 use crate::bench::report::Report;
 use crate::bench::samples::Samples;
 use crate::bench::start::says;
@@ -15,6 +15,8 @@ use crate::process::{Daemon, Launch, Process};
 use crate::temp::TempDir;
 
 const BENCH: &str = "tasks";
+const STARTING: &str = "tasks: starts";
+const MEMORY: &str = "tasks: memory";
 const CASES: [(usize, &str); 3] = [(10, "10 tasks"), (1_000, "1 000 tasks"), (10_000, "10 000 tasks")];
 const KINDS: [&str; 5] = ["submit", "list", "state", "read", "cancel"];
 /// Submitters at once.
@@ -50,9 +52,11 @@ pub fn run(report: &mut Report) {
     let resident: Vec<f64> =
         nodes.iter().map(|node| node.tell_memory(report, "as they were submitted")).collect();
     let each = (resident[2] - resident[0]) / (CASES[2].0 - CASES[0].0) as f64;
-    report.figure(BENCH, "memory of a task more", "resident", "bytes", each);
+    report.figure(MEMORY, "1 000 tasks more", "resident", "MB", each * 1000.0 / MB);
     starts(report, &mut nodes);
-    nodes.iter().for_each(|node| drop(node.tell_memory(report, "after a start")));
+    for node in &nodes {
+        node.tell_memory(report, "after a start");
+    }
     for (node, (tasks, _)) in nodes.iter().zip(CASES) {
         assert_eq!(node.state()["queued_tasks"], tasks, "{}", node.case);
     }
@@ -93,7 +97,7 @@ impl Sized {
 
     fn tell_memory(&self, report: &mut Report, when: &str) -> f64 {
         let memory = Memory::of(self.conductor.pid());
-        memory.tell(report, BENCH, &format!("{}, {when}", self.case));
+        memory.tell(report, MEMORY, &format!("{}, {when}", self.case));
         memory.resident
     }
 }
@@ -152,7 +156,7 @@ fn starts(report: &mut Report, nodes: &mut [Sized]) {
         }
     }
     for (node, [answers, leads]) in nodes.iter().zip(&times) {
-        report.times(BENCH, &format!("start to the first answer, {}", node.case), answers);
-        report.times(BENCH, &format!("start to the lead, {}", node.case), leads);
+        report.times(STARTING, &format!("the first answer, {}", node.case), answers);
+        report.times(STARTING, &format!("the lead, {}", node.case), leads);
     }
 }
