@@ -21,8 +21,10 @@ use crate::state::State;
 use crate::transcript::Transcripts;
 use crate::views::{self, Place};
 
-/// How far behind the first change the documents are written, and so how far apart at the least.
+/// How far apart the documents are written at the least.
 pub const VIEWS_EVERY: Duration = Duration::from_millis(100);
+/// How far behind the first change they are written.
+pub const VIEWS_LAG: Duration = Duration::from_millis(50);
 /// After documents took so long, they rest this many times as long, so that many sessions cost a twentieth at most.
 pub const VIEWS_PAUSE: u32 = 19;
 

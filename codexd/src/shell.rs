@@ -16,7 +16,7 @@ use crossbeam_channel::{Sender, bounded};
 
 use crate::app_server::{AppServer, Link};
 use crate::core::{Birth, CALL_DEADLINE, Call, CallId, Core, Effect, Input, Reply, SessionSeen, Snapshot};
-use crate::documents::{self, Documents, Paths, VIEWS_EVERY, VIEWS_PAUSE};
+use crate::documents::{self, Documents, Paths, VIEWS_EVERY, VIEWS_LAG, VIEWS_PAUSE};
 use crate::metrics::Tally;
 use crate::state::{ChildStatus, State};
 use crate::transcript::Keeper;
@@ -110,7 +110,7 @@ impl World {
         let state = machine.state();
         // What begins goes on for a moment, and its own commits would wait for the disk behind the documents.
         if state.seq() != self.views.seq && !std::mem::replace(&mut self.views.stale, true) {
-            self.views.not_before = self.views.not_before.max(now.mono + VIEWS_EVERY);
+            self.views.not_before = self.views.not_before.max(now.mono + VIEWS_LAG);
         }
         self.views.seq = state.seq();
         if !self.views.stale || now.mono < self.views.not_before {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use std::{env, fs};
 
 use common::error::CODES;
+use e2e::bench::report::Report;
 use e2e::codex::Codex;
 use e2e::ports::free_port;
 use e2e::process::{Launch, binary, released};
@@ -317,6 +318,20 @@ fn anchor_of(heading: &str) -> String {
     let words = heading.trim_start_matches('#').trim().to_lowercase();
     let kept = words.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
     kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+#[test]
+fn the_page_of_figures_tells_what_was_measured() {
+    let report: Report = serde_json::from_str(&read("docs/performance.json")).unwrap();
+    let page = read("docs/performance.md");
+    let tables = page
+        .split_once("<!-- figures -->\n")
+        .and_then(|(_, rest)| rest.split_once("<!-- end of figures -->"));
+    assert_eq!(
+        tables.map(|(tables, _)| tables.trim()),
+        Some(report.table().trim()),
+        "`scripts/bench.sh --docs` writes it"
+    );
 }
 
 #[test]

@@ -153,18 +153,23 @@ impl KeptAlive {
         self.0.get_mut().write_all(head.as_bytes())
     }
 
-<<<<<<< HEAD
+    /// Sends a `GET`, and waits for its answer.
+    ///
+    /// # Errors
+    /// As of [`answer`](KeptAlive::answer).
+    pub fn get(&mut self, path: &str) -> io::Result<Response> {
+        self.ask(path, "get")?;
+        self.answer()
+    }
+
     /// Sends a `POST` with this JSON body, and waits for its answer.
     ///
     /// # Errors
-    /// The server has closed, or does not answer in time, or not in HTTP.
+    /// As of [`answer`](KeptAlive::answer).
     pub fn post(&mut self, path: &str, body: &str) -> io::Result<Response> {
-        let head = format!(
-            "POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        self.0.get_mut().write_all(head.as_bytes())?;
-=======
+        self.send("POST", path, &[], body.as_bytes())
+    }
+
     /// Sends a request with a JSON body, and waits for its answer.
     ///
     /// # Errors
@@ -183,7 +188,6 @@ impl KeptAlive {
         }
         head += &format!("content-length: {}\r\n\r\n", body.len());
         self.0.get_mut().write_all(&[head.as_bytes(), body].concat())?;
->>>>>>> h3
         self.answer()
     }
 

@@ -196,7 +196,7 @@ fn read_by(
         if left.is_zero() {
             return Err(ErrorKind::TimedOut.into());
         }
-        let millis = left.subsec_micros() / 1000 + 1;
+        let millis = left.subsec_millis() + 1;
         let left = Duration::from_secs(left.as_secs()) + Duration::from_millis(millis.into());
         if left != *patience {
             stream.set_read_timeout(Some(left))?;

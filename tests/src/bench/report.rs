@@ -2,33 +2,35 @@
 
 use std::fmt::Write;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
+use crate::bench::machine::Machine;
 use crate::bench::samples::Samples;
 
 /// The findings of one run.
-#[derive(Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Report {
+    machine: Machine,
     figures: Vec<Figure>,
     claims: Vec<Claim>,
     series: Vec<Series>,
 }
 
 /// One measured number.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Figure {
-    bench: &'static str,
+    bench: String,
     case: String,
-    what: &'static str,
-    unit: &'static str,
+    what: String,
+    unit: String,
     value: f64,
 }
 
 /// A number that is to keep within a bound.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Claim {
     what: String,
-    unit: &'static str,
+    unit: String,
     value: f64,
     bound: f64,
     /// Else the bound is the most.
@@ -37,16 +39,21 @@ struct Claim {
 }
 
 /// A number over time.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Series {
-    bench: &'static str,
+    bench: String,
     what: String,
-    unit: &'static str,
+    unit: String,
     /// Seconds since the begin, and the number.
     points: Vec<(f64, f64)>,
 }
 
 impl Report {
+    /// None yet, from this machine.
+    pub fn of(machine: Machine) -> Report {
+        Report { machine, ..Report::default() }
+    }
+
     /// A number that was measured: of which bench, in which case, what, and its unit.
     pub fn figure(
         &mut self,
@@ -56,7 +63,8 @@ impl Report {
         unit: &'static str,
         value: f64,
     ) {
-        self.figures.push(Figure { bench, case: case.to_owned(), what, unit, value });
+        let [bench, case, what, unit] = [bench, case, what, unit].map(str::to_owned);
+        self.figures.push(Figure { bench, case, what, unit, value });
     }
 
     /// Median, p99 and count of these times, in microseconds.
@@ -69,14 +77,14 @@ impl Report {
 
     /// What is claimed to be `bound` at the most.
     pub fn at_most(&mut self, what: &str, unit: &'static str, value: f64, bound: f64) {
-        let holds = value <= bound;
-        self.claims.push(Claim { what: what.to_owned(), unit, value, bound, at_least: false, holds });
+        let (what, unit, holds) = (what.to_owned(), unit.to_owned(), value <= bound);
+        self.claims.push(Claim { what, unit, value, bound, at_least: false, holds });
     }
 
     /// What is claimed to be `bound` at least.
     pub fn at_least(&mut self, what: &str, unit: &'static str, value: f64, bound: f64) {
-        let holds = value >= bound;
-        self.claims.push(Claim { what: what.to_owned(), unit, value, bound, at_least: true, holds });
+        let (what, unit, holds) = (what.to_owned(), unit.to_owned(), value >= bound);
+        self.claims.push(Claim { what, unit, value, bound, at_least: true, holds });
     }
 
     /// Whether every claim holds.
@@ -86,20 +94,21 @@ impl Report {
 
     /// How a number went, by seconds since the begin.
     pub fn series(&mut self, bench: &'static str, what: &str, unit: &'static str, points: Vec<(f64, f64)>) {
-        self.series.push(Series { bench, what: what.to_owned(), unit, points });
+        let [bench, what, unit] = [bench, what, unit].map(str::to_owned);
+        self.series.push(Series { bench, what, unit, points });
     }
 
-    /// One Markdown table of each bench, a line for each case, and one of the claims.
+    /// The machine, one Markdown table of each bench, a line for each case, and one of the claims.
     pub fn table(&self) -> String {
-        let mut text = String::new();
-        let mut benches: Vec<&str> = self.figures.iter().map(|figure| figure.bench).collect();
+        let mut text = format!("{}\n\n", self.machine);
+        let mut benches: Vec<&str> = self.figures.iter().map(|figure| figure.bench.as_str()).collect();
         benches.dedup();
         for bench in benches {
             let of_bench: Vec<_> = self.figures.iter().filter(|figure| figure.bench == bench).collect();
             let mut whats: Vec<(&str, &str)> = Vec::new();
             let mut cases: Vec<&str> = Vec::new();
             for figure in &of_bench {
-                let what = (figure.what, figure.unit);
+                let what = (figure.what.as_str(), figure.unit.as_str());
                 whats.iter().all(|known| *known != what).then(|| whats.push(what));
                 cases.iter().all(|known| *known != figure.case).then(|| cases.push(&figure.case));
             }
@@ -110,9 +119,9 @@ impl Report {
             rule(&mut text, whats.len() + 1);
             for case in cases {
                 let value = |what: &(&str, &str)| {
-                    let found = of_bench
-                        .iter()
-                        .find(|figure| figure.case == case && (figure.what, figure.unit) == *what);
+                    let found = of_bench.iter().find(|figure| {
+                        figure.case == case && (figure.what.as_str(), figure.unit.as_str()) == *what
+                    });
                     found.map_or(String::new(), |figure| number(figure.value))
                 };
                 line(&mut text, [case.to_owned()].into_iter().chain(whats.iter().map(value)));

@@ -1,15 +1,17 @@
 //! `bench`: runs the comparisons of this package, all or those that are named; `scripts/bench.sh` builds what they need.
 //!
-//! `bench [--strict] [--json FILE] [NAME …]` prints a table of what it found, and writes the same as JSON. 0 whether the claims
-//! hold or not, for on which machine they are to hold, it cannot know; with `--strict` 1 when one is missed.
+//! `bench [--strict] [--json FILE] [NAME …]` prints tables of what it found, and writes the same as JSON; `bench --table FILE`
+//! prints those of such a file. 0 whether the claims hold or not, for on which machine they are to hold, it cannot know; with
+//! `--strict` 1 when one is missed.
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use e2e::bench::BENCHES;
+use e2e::bench::machine::Machine;
 use e2e::bench::report::Report;
 
-const USAGE: &str = "usage: bench [--strict] [--json FILE] [NAME …]";
+const USAGE: &str = "usage: bench [--strict] [--json FILE] [NAME …], or bench --table FILE";
 
 fn main() -> ExitCode {
     match run() {
@@ -28,6 +30,13 @@ fn run() -> Result<(), (u8, String)> {
         match arg.as_str() {
             "--json" => file = Some(args.next().ok_or_else(|| (2, format!("--json needs a file; {USAGE}")))?),
             "--strict" => strict = true,
+            "--table" => {
+                let file = args.next().ok_or_else(|| (2, format!("--table needs a file; {USAGE}")))?;
+                let text = std::fs::read(&file).map_err(|error| (1, format!("{file}: {error}")))?;
+                let report: Report =
+                    serde_json::from_slice(&text).map_err(|error| (1, format!("{file}: {error}")))?;
+                return say(&report.table());
+            }
             "-h" | "--help" => {
                 let list = BENCHES.iter().map(|bench| format!("  {:<10} {}\n", bench.name, bench.summary));
                 return say(&format!("{USAGE}\n\n{}", list.collect::<String>()));
@@ -36,7 +45,7 @@ fn run() -> Result<(), (u8, String)> {
             other => return Err((2, format!("there is no {other}; --help lists what there is"))),
         }
     }
-    let mut report = Report::default();
+    let mut report = Report::of(Machine::here());
     for bench in
         BENCHES.iter().filter(|bench| names.is_empty() || names.iter().any(|name| name == bench.name))
     {
