@@ -101,8 +101,10 @@ impl Report {
     /// The machine, one Markdown table of each bench, a line for each case, and one of the claims.
     pub fn table(&self) -> String {
         let mut text = format!("{}\n\n", self.machine);
-        let mut benches: Vec<&str> = self.figures.iter().map(|figure| figure.bench.as_str()).collect();
-        benches.dedup();
+        let mut benches: Vec<&str> = Vec::new();
+        for Figure { bench, .. } in &self.figures {
+            benches.iter().all(|known| known != bench).then(|| benches.push(bench));
+        }
         for bench in benches {
             let of_bench: Vec<_> = self.figures.iter().filter(|figure| figure.bench == bench).collect();
             let mut whats: Vec<(&str, &str)> = Vec::new();
