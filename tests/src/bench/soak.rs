@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use crate::bench::report::Report;
 use crate::codex::Codex;
 use crate::figures;
-use crate::http::post;
+use crate::http::{get, post};
 use crate::node::Node;
 use crate::ports::free_port;
 use crate::process::{Daemon, Launch, kill_pid};
@@ -42,7 +42,7 @@ const CALLERS: usize = 32;
 /// What codexd keeps of sessions; it forgets the oldest closed one then.
 const MAX_SESSIONS: usize = 20_000;
 /// What conductor keeps of tasks that are over.
-const MAX_FINISHED: usize = 1000;
+const MAX_FINISHED: u64 = 1000;
 /// A key is kept for a day, and no more than 10 000 of them: so many are used up at the begin, and so many later.
 const KEYS: [u64; 2] = [7000, 1500];
 /// So small that both are full within the first 5000 turns.
@@ -54,8 +54,8 @@ const BOUNDS: [&str; 6] = [
     "--transcripts-total-bytes",
     "16777216",
 ];
-/// Files that the log has by them, and has open.
-const LOG_FILES: f64 = 4.0;
+/// Files that are open by then: older ones of the log, and the transcript that was last written.
+const FILES: f64 = 6.0;
 /// Looks at what the node holds, and tasks that conductor is given, in the whole run.
 const LOOKS: u64 = 500;
 /// Rounds in each of which all three die; they are over at this part of the run.
@@ -79,6 +79,20 @@ struct Board {
     over: AtomicBool,
     /// Up to which event everything is to be read; not known before it is over.
     last_event: AtomicU64,
+}
+
+impl Board {
+    fn of(site: &Site, keyed: u64) -> Board {
+        Board {
+            codexd: site.node.codexd.url().to_owned(),
+            conductor: site.conductor.url().to_owned(),
+            threads: site.node.dir.path().join("home/fake-app-server"),
+            keyed,
+            outcomes: Outcomes::default(),
+            over: AtomicBool::new(false),
+            last_event: AtomicU64::new(u64::MAX),
+        }
+    }
 }
 
 /// When a check fails, nobody waits for what does not come any more.
@@ -121,7 +135,8 @@ impl Site {
         let node = Node::at(&base(), &Codex::Fake, dir, launch, &args);
         let launch = Launch::of("conductor", node.dir.path())
             .args(["start", "--local-api", &base(), "--codexd-local-api", node.codexd.url()])
-            .args(&BOUNDS[..4]);
+            .args(&BOUNDS[..4])
+            .args(["--max-active-runs", "8"]);
         node.ready();
         let fresh = Held::by(node.codexd.pid());
         let conductor = Daemon::start(&launch);
@@ -180,18 +195,10 @@ pub fn run(report: &mut Report) {
     let seed = Random::seed("BAA_SOAK_SEED");
     figures::print(&format!("soak: {turns} turns, BAA_SOAK_SEED={seed}"));
     let mut site = Site::start(turns, &mut Random::new(seed));
-    let board = &Board {
-        codexd: site.node.codexd.url().to_owned(),
-        conductor: site.conductor.url().to_owned(),
-        threads: site.node.dir.path().join("home/fake-app-server"),
-        keyed: (turns / KEYS[1]).max(2),
-        outcomes: Outcomes::default(),
-        over: AtomicBool::new(false),
-        last_event: AtomicU64::new(u64::MAX),
-    };
     let began = Instant::now();
-    fill(board);
+    fill(&Board::of(&site, u64::MAX), turns);
     figures::print(&format!("soak: the node is filled after {:.0?}", began.elapsed()));
+    let board = &Board::of(&site, (turns / KEYS[1]).max(2));
     let mut watch = Watch::begin();
     thread::scope(|scope| {
         let closing = Closing(board);
@@ -222,19 +229,27 @@ fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-/// To the bounds of sessions, keys and tasks.
-fn fill(board: &Board) {
+/// To the bounds of sessions, keys and tasks. What the run will push out first is like what takes its place: sessions that had
+/// a turn, tasks that were done.
+fn fill(board: &Board, turns: u64) {
     let each = MAX_SESSIONS / CALLERS;
+    let with_turn = (turns as usize / callers::TURNS / CALLERS).min(each);
     let keyed = MAX_SESSIONS.div_ceil(KEYS[0] as usize);
     thread::scope(|scope| {
         for number in 0..CALLERS {
-            scope.spawn(move || Caller::new(board, number % 2 == 1).fill(each, keyed));
+            scope.spawn(move || Caller::new(board, number % 2 == 1).fill(each, with_turn, keyed));
         }
     });
     let at = |path: &str| format!("{}/v1/{path}", board.conductor);
+    let submit = || post(&at("tasks"), &task()).data(201)["task"]["task_id"].take();
+    (0..LOOKS).for_each(|_| drop(submit()));
+    eventually("all tasks done", PATIENCE, || {
+        let state = get(&at("system/state")).data(200);
+        (state["queued_tasks"] == 0 && state["active_runs"] == 0).then_some(())
+    });
     post(&at("system/pause"), &json!({})).data(200);
-    for _ in 0..MAX_FINISHED {
-        let task = post(&at("tasks"), &task()).data(201)["task"]["task_id"].take();
+    for _ in LOOKS..MAX_FINISHED {
+        let task = submit();
         post(&at(&format!("tasks/{}/cancel", task.as_str().unwrap_or_default())), &json!({})).data(200);
     }
     post(&at("system/resume"), &json!({})).data(200);
@@ -308,13 +323,13 @@ impl Site {
         let more = loop {
             let held = Held::by(self.node.codexd.pid());
             let more = (held.descriptors - self.fresh.descriptors, held.threads - self.fresh.threads);
-            if (more.0 <= LOG_FILES && more.1 <= 0.0) || begun.elapsed() > SOON {
+            if (more.0 <= FILES && more.1 <= 0.0) || begun.elapsed() > SOON {
                 break more;
             }
             thread::sleep(Duration::from_millis(100)); // connections that were closed are seen to be
         };
         let what = |what: &str| format!("soak: {what} of codexd more than at its start, when all have gone");
-        report.at_most(&what("descriptors"), "", more.0, LOG_FILES);
+        report.at_most(&what("descriptors"), "", more.0, FILES);
         report.at_most(&what("threads"), "", more.1, 0.0);
     }
 }

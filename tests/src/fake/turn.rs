@@ -349,7 +349,7 @@ impl<'a> Actor<'a> {
 
     /// The model has said all, or called a tool that is done.
     fn response_ended(&self) {
-        let responses = self.stored(|thread| {
+        let responses = self.changed(|thread| {
             thread.responses += 1;
             thread.responses
         });
@@ -479,12 +479,18 @@ impl<'a> Actor<'a> {
         params
     }
 
-    /// Changes the stored thread; what the change says, or `None` if the thread is gone.
+    /// Changes the thread and stores it; what the change says, or `None` if the thread is gone.
     pub(super) fn stored<T>(&self, change: impl FnOnce(&mut super::Thread) -> T) -> Option<T> {
+        self.changed(|thread| {
+            let said = change(thread);
+            self.world.store.save(thread);
+            said
+        })
+    }
+
+    /// The same for what may wait to be stored with the next change.
+    fn changed<T>(&self, change: impl FnOnce(&mut super::Thread) -> T) -> Option<T> {
         let mut state = self.world.lock();
-        let loaded = state.threads.get_mut(&self.turn.thread)?;
-        let said = change(&mut loaded.thread);
-        self.world.store.save(&loaded.thread);
-        Some(said)
+        state.threads.get_mut(&self.turn.thread).map(|loaded| change(&mut loaded.thread))
     }
 }

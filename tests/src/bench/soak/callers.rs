@@ -13,7 +13,7 @@ use crate::http::{KeptAlive, Response};
 /// How long a caller asks for the same, whoever is killed meanwhile, before something must be wrong for good.
 pub(super) const PATIENCE: Duration = Duration::from_secs(90);
 /// Turns of a session, after which it is closed: what a fake's thread still holds all of.
-const TURNS: usize = 20;
+pub(super) const TURNS: usize = 20;
 
 /// How requests came out.
 #[derive(Default)]
@@ -37,7 +37,7 @@ pub(super) struct Outcomes {
 impl Outcomes {
     /// The number of a turn that has not been asked for.
     fn next(&self) -> u64 {
-        self.asked.fetch_add(1, Ordering::Relaxed)
+        1 + self.asked.fetch_add(1, Ordering::Relaxed)
     }
 }
 
@@ -120,11 +120,17 @@ impl<'a> Caller<'a> {
         Caller { door: Door::new(board, through_conductor), over: &board.over }
     }
 
-    /// Sessions to fill the node's bound: each made, and closed. Every so many of them has a key.
-    pub(super) fn fill(mut self, sessions: usize, keyed: usize) {
+    /// Sessions to fill the node's bound, each made and closed: the first of them, which the node will forget first, after a
+    /// turn, as those that take their place; every so many of them made by key.
+    pub(super) fn fill(mut self, sessions: usize, with_turn: usize, keyed: usize) {
         for number in 0..sessions {
-            let session = self.session((keyed > 0 && number % keyed == 0).then(|| self.key()));
-            self.close(&session);
+            let session = self.session(number.is_multiple_of(keyed).then(|| self.key()));
+            if number < with_turn {
+                let ended: Vec<_> = self.turn(&session).into_iter().collect();
+                self.read_back(&session, &ended);
+            } else {
+                self.close(&session);
+            }
         }
     }
 

@@ -80,7 +80,7 @@ const NUMBERS: [Number; 7] = [
     ("memory of codexd", "KB", 4096.0, |look| look.codexd.memory),
     ("descriptors of codexd", "", 8.0, |look| look.codexd.descriptors),
     ("threads of codexd", "", 8.0, |look| look.codexd.threads),
-    ("memory of conductor", "KB", 1024.0, |look| look.conductor.memory),
+    ("memory of conductor", "KB", 2048.0, |look| look.conductor.memory),
     ("descriptors of conductor", "", 8.0, |look| look.conductor.descriptors),
     ("threads of conductor", "", 8.0, |look| look.conductor.threads),
     ("state and logs on disk", "KB", 9216.0, |look| look.disk),
