@@ -43,8 +43,9 @@ const CALLERS: usize = 32;
 const MAX_SESSIONS: usize = 20_000;
 /// What conductor keeps of tasks that are over.
 const MAX_FINISHED: u64 = 1000;
-/// A key is kept for a day, and no more than 10 000 of them: so many are used up at the begin, and so many later.
-const KEYS: [u64; 2] = [7000, 1500];
+/// A key is kept for a day, and no more than 10 000 of them: so many are used up at the begin, and so many later; each task takes
+/// two more.
+const KEYS: [u64; 2] = [5000, 1500];
 /// So small that both are full within the first 5000 turns.
 const BOUNDS: [&str; 6] = [
     "--log-segment-bytes",
