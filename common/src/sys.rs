@@ -154,18 +154,9 @@ pub fn share_heap() {
     }
 }
 
-/// Free bytes in the heap that are worth a walk through it: less is in use again with the next connection or two.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-const WORTH_TRIMMING: libc::c_int = 256 * 1024;
-
-/// Gives what is free in the heap back to the system, if it is much; glibc keeps all below the newest thing in use.
+/// Gives what is free in the heap back to the system; glibc keeps all below the newest thing in use.
 pub fn trim_heap() {
+    // SAFETY: malloc_trim touches free memory only.
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: mallinfo counts, and malloc_trim touches, free memory only.
-    unsafe {
-        // Past 2 GiB the count is no longer one; that is much, too.
-        if !(0..WORTH_TRIMMING).contains(&libc::mallinfo().fordblks) {
-            libc::malloc_trim(0);
-        }
-    }
+    let _ = unsafe { libc::malloc_trim(0) };
 }
