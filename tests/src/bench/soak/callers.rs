@@ -187,9 +187,7 @@ impl<'a> Caller<'a> {
                     self.door.away(answer.as_ref(), begun, &text);
                     // It may have been taken, conductor does not know that either: asked again without a key, it could be done
                     // twice.
-                    if key.is_none() {
-                        return None;
-                    }
+                    key.as_ref()?;
                 }
             }
         }

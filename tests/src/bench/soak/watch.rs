@@ -55,8 +55,11 @@ pub(super) struct Look {
     disk: f64,
 }
 
+/// What a look tells.
+type Of = fn(&Look) -> f64;
+
 /// Whose time is looked at.
-const USERS: [(&str, fn(&Look) -> f64); 4] = [
+const USERS: [(&str, Of); 4] = [
     ("codexd", |look| look.codexd.used),
     ("conductor", |look| look.conductor.used),
     ("the child", |look| look.child.used),
@@ -72,7 +75,7 @@ pub(super) struct Watch {
 }
 
 /// A number of a look, by name, with the most that it may grow in the longest life beside a fiftieth part.
-type Number = (&'static str, &'static str, f64, fn(&Look) -> f64);
+type Number = (&'static str, &'static str, f64, Of);
 
 /// A buffer more or less in each connection's thread; connections beyond those that conductor keeps, which come and go; the
 /// file that the log is about to delete.
@@ -121,7 +124,7 @@ impl Watch {
 
     /// Everything over time, and that nothing grew in the longest life of the daemons once it was warm.
     pub(super) fn report(&self, report: &mut Report) {
-        let series = |of: fn(&Look) -> f64| self.looks.iter().map(|look| (look.at, of(look))).collect();
+        let series = |of: Of| self.looks.iter().map(|look| (look.at, of(look))).collect();
         report.series("soak", "turns", "", series(|look| look.turns));
         report.series("soak", "memory of the child", "KB", series(|look| look.child.memory));
         let life = &self.looks[self.settled..];
@@ -144,7 +147,7 @@ impl Watch {
     }
 }
 
-fn median(looks: &[Look], of: fn(&Look) -> f64) -> f64 {
+fn median(looks: &[Look], of: Of) -> f64 {
     let mut values: Vec<_> = looks.iter().map(of).collect();
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
