@@ -179,3 +179,78 @@ impl<'de, D: Deserializer<'de>> VariantAccess<'de> for Variant<'_, D> {
         self.detail.deserialize_map(visitor)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    enum Weather {
+        #[serde(rename = "sun.rose")]
+        SunRose { degrees: u64 },
+        #[serde(rename = "rain.fell")]
+        RainFell(Box<Rain>),
+        #[serde(other)]
+        Other,
+    }
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Rain {
+        millimetres: Option<u64>,
+    }
+
+    impl Event for Weather {
+        const CREATED_AT: &str = "at";
+
+        fn read<'de, D: Deserializer<'de>>(r#type: &str, detail: D) -> Result<Weather, D::Error> {
+            variant(r#type, detail)
+        }
+    }
+
+    fn read(line: &str) -> Result<Weather, String> {
+        parse::<Weather>(line).map(|record| record.event)
+    }
+
+    fn line(r#type: &str, detail: &str) -> String {
+        format!(r#"{{"seq":1,"at":"1970-01-01T00:00:00.001Z","type":"{type}","detail":{detail}}}"#)
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        for event in
+            [Weather::SunRose { degrees: 3 }, Weather::RainFell(Box::new(Rain { millimetres: None }))]
+        {
+            let record = Record { seq: 7, at: Timestamp::from_millis(1), event };
+            let (r#type, detail) = parts(&record.event).unwrap();
+            let line = render(&record, "info", &r#type, "It \"is\" so.\n", &detail);
+            assert!(line.starts_with("{\"seq\":7,\"at\":\"1970-"), "{line}");
+            assert_eq!(parse(&line), Ok(record));
+        }
+    }
+
+    #[test]
+    fn a_type_that_is_not_known_means_nothing_whatever_its_detail() {
+        for detail in ["{}", r#"{"a":[{"b":null}]}"#, "[1]", "null"] {
+            assert_eq!(read(&line("snow.fell", detail)), Ok(Weather::Other), "{detail}");
+        }
+    }
+
+    #[test]
+    fn what_a_line_lacks_is_said() {
+        let whole = line("sun.rose", r#"{"degrees":3,"more":[]}"#);
+        assert_eq!(read(&whole), Ok(Weather::SunRose { degrees: 3 }));
+        for (line, what) in [
+            (line("sun.rose", "{}"), "missing field `degrees`"),
+            (line("sun.rose", r#"{"degrees":"3"}"#), "invalid type: string \"3\", expected u64"),
+            (whole.replace("seq", "other"), "missing field `seq`"),
+            (whole.replace("\"at\"", "\"created_at\""), "missing field `at`"),
+            (whole.replace("\"type\"", "\"kind\""), "missing field `type`"),
+            (whole.replace("detail", "other"), "missing field `detail`"),
+            (format!("{whole} x"), "trailing characters"),
+            (whole[..whole.len() - 1].to_owned(), "EOF"),
+        ] {
+            let error = read(&line).unwrap_err();
+            assert!(error.contains(what), "{line}: {error}");
+        }
+    }
+}
