@@ -1,6 +1,6 @@
 //! Turn after turn at a whole node, half of them through conductor, while it, codexd and the child are killed now and then.
 //!
-//! First the node is filled to its bounds, as one is that has run for months: [`MAX_SESSIONS`] closed sessions, keys and
+//! First the node is filled to its bounds, as one is that has run for months: `MAX_SESSIONS` closed sessions, keys and
 //! finished tasks, and small bounds for log and transcripts; so what grows after that grows for ever. In the first part of
 //! the run each of the three is killed again and again; the rest is one long life of both daemons, in which only the child
 //! dies, and at whose end they must hold what they held at its begin. What callers were told is held against what the node
