@@ -7,7 +7,7 @@ pids= # what runs, newest first
 # A script's own node is not told by the settings of the shell that runs it. (BAA_TEST_RUN is none: by it tests find what they
 # started.)
 for name in $(env | sed -n 's/^\(BAA_[A-Z_]*\)=.*/\1/p'); do
-	case $name in BAA_CACHE_DIR | BAA_BIN_DIR | BAA_TEST_RUN | BAA_QUICKSTART_*) ;; *) unset "$name" ;; esac
+	case $name in BAA_CACHE_DIR | BAA_BIN_DIR | BAA_TEST_RUN | BAA_QUICKSTART_* | BAA_SOAK_*) ;; *) unset "$name" ;; esac
 done
 
 # Nor is anything on this machine reached through a proxy.

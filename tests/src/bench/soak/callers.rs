@@ -121,12 +121,13 @@ impl<'a> Caller<'a> {
     }
 
     /// Sessions to fill the node's bound, each made and closed: the first of them, which the node will forget first, after a
-    /// turn, as those that take their place; every so many of them made by key.
+    /// turn of as many events as a session remembers, as those that take their place; every so many of them made by key.
     pub(super) fn fill(mut self, sessions: usize, with_turn: usize, keyed: usize) {
         for number in 0..sessions {
             let session = self.session(number.is_multiple_of(keyed).then(|| self.key()));
             if number < with_turn {
-                let ended: Vec<_> = self.turn(&session).into_iter().collect();
+                let ended: Vec<_> =
+                    self.turn(&session, "[[items 50]] [[say all is well]]").into_iter().collect();
                 self.read_back(&session, &ended);
             } else {
                 self.close(&session);
@@ -140,7 +141,7 @@ impl<'a> Caller<'a> {
             let session = self.session(None);
             let mut ended = Vec::new();
             while ended.len() < TURNS && !self.over.load(Ordering::Relaxed) {
-                ended.extend(self.turn(&session));
+                ended.extend(self.turn(&session, "[[say all is well]]"));
             }
             self.read_back(&session, &ended);
         }
@@ -161,10 +162,10 @@ impl<'a> Caller<'a> {
     }
 
     /// A turn to its end, if there was an answer to it; with a key it is asked for until there is.
-    fn turn(&mut self, session: &str) -> Option<Ended> {
+    fn turn(&mut self, session: &str, talk: &str) -> Option<Ended> {
         let (board, begun) = (self.door.board, Instant::now());
         let number = board.outcomes.next();
-        let text = format!("turn {number}: [[say all is well]]");
+        let text = format!("turn {number}: {talk}");
         let key = number.is_multiple_of(board.keyed).then(|| format!("soak-turn-{number}"));
         let body = json!({"sessionId": session, "input": text});
         for tries in 0.. {

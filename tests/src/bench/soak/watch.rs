@@ -77,10 +77,10 @@ pub(super) struct Watch {
 /// A number of a look, by name, with the most that it may grow in the longest life beside a fiftieth part.
 type Number = (&'static str, &'static str, f64, Of);
 
-/// A buffer more or less in each connection's thread; connections beyond those that conductor keeps, which come and go; the
+/// What the heap keeps when two checkpoints once were made at the same time; a buffer more or less in each connection's thread; connections beyond those that conductor keeps, which come and go; the
 /// file that the log is about to delete.
 const NUMBERS: [Number; 7] = [
-    ("memory of codexd", "KB", 4096.0, |look| look.codexd.memory),
+    ("memory of codexd", "KB", 12288.0, |look| look.codexd.memory),
     ("descriptors of codexd", "", 8.0, |look| look.codexd.descriptors),
     ("threads of codexd", "", 8.0, |look| look.codexd.threads),
     ("memory of conductor", "KB", 2048.0, |look| look.conductor.memory),
