@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, ScopedJoinHandle};
 use std::time::{Duration, Instant};
 
+use common::http::PROGRESS_WITHIN;
 use serde_json::{Value, json};
 
 use crate::bench::report::Report;
@@ -324,10 +325,10 @@ impl Site {
         let more = loop {
             let held = Held::by(self.node.codexd.pid());
             let more = (held.descriptors - self.fresh.descriptors, held.threads - self.fresh.threads);
-            if (more.0 <= FILES && more.1 <= 0.0) || begun.elapsed() > SOON {
+            if (more.0 <= FILES && more.1 <= 0.0) || begun.elapsed() > PROGRESS_WITHIN + SOON {
                 break more;
             }
-            thread::sleep(Duration::from_millis(100)); // connections that were closed are seen to be
+            thread::sleep(Duration::from_millis(100)); // a stream whose client takes nothing more ends with that bound
         };
         let what = |what: &str| format!("soak: {what} of codexd more than at its start, when all have gone");
         report.at_most(&what("descriptors"), "", more.0, FILES);
