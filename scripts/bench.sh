@@ -51,13 +51,10 @@ need python3 cargo
 build
 [ -x "$bin/bench" ] || die "there is no bench in $bin: it wants a build of the sources"
 BAA_CACHE_DIR=${BAA_CACHE_DIR:-$root/.cache}
-BAA_BENCH_SERVERS=$(dirname "$bin")/release
-export BAA_CACHE_DIR BAA_BENCH_SERVERS
-servers=$root/tests/bench/Cargo.toml
-if [ -f "$servers" ]; then
-	cargo build --release --locked --manifest-path "$servers" --target-dir "$(dirname "$bin")" ||
-		die "the servers to compare with cannot be built"
-fi
+export BAA_CACHE_DIR
+# Beside bench, where it looks for them.
+cargo build --release --locked --manifest-path "$root/tests/bench/Cargo.toml" --target-dir "$(dirname "$bin")" ||
+	die "the servers to compare with cannot be built"
 "$root/scripts/install-codex.sh" >/dev/null || printf 'without the Codex CLI: a stand-in plays its part\n' >&2
 if ! command -v wrk >/dev/null && command -v apt-get >/dev/null && [ "$(id -u)" -eq 0 ]; then
 	{ apt-get update -q && apt-get install -qy --no-install-recommends wrk; } >/dev/null || :

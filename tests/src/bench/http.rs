@@ -1,11 +1,11 @@
 //! `http`: the daemons' own HTTP server against the least one that has a thread for each connection (`floor`), against axum on
 //! tokio and against Node's, all with the same answer; and the generator of this load against `wrk`.
 
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use crate::bench::load::{self, Load, MOST, Tally, Target};
+use crate::bench::proc::processor;
 use crate::bench::report::Report;
 use crate::codex::Codex;
 use crate::node::{Node, conductor, status_api};
@@ -20,8 +20,6 @@ const ROUND: Duration = Duration::from_millis(250);
 /// `wrk` knows no less.
 const WRK_ROUND: Duration = Duration::from_secs(1);
 const WRK_ROUNDS: usize = 3;
-/// Ticks of `/proc/PID/stat` in a second, on every Linux that is built for.
-const TICKS: f64 = 100.0;
 
 const ONE: Load = Load { connections: 1, fresh: false, lasts: ROUND };
 const MANY: Load = Load { connections: MOST, fresh: false, lasts: ROUND };
@@ -89,9 +87,9 @@ pub fn run(report: &mut Report) {
 
 impl Contest<'_> {
     fn round(&mut self) {
-        let before = processor(self.server);
+        let before = processor(self.server.pid());
         self.tally.add(load::run(&self.target, self.load));
-        self.processor += processor(self.server) - before;
+        self.processor += processor(self.server.pid()) - before;
     }
 
     fn tell(&self, report: &mut Report) {
@@ -181,13 +179,4 @@ fn there_is(program: &str) -> bool {
 
 fn program(name: &str, dir: &Path) -> Launch {
     Launch { program: name.into(), args: Vec::new(), env: Vec::new(), dir: dir.to_owned() }
-}
-
-/// Seconds of processor time that a server has used, its threads that have ended included; 0 where there is no `/proc`.
-fn processor(server: &Daemon) -> f64 {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", server.pid())).unwrap_or_default();
-    // Behind the name, which may hold anything: fields 14 and 15 of the whole.
-    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
-    let ticks: f64 = fields.skip(11).take(2).filter_map(|field| field.parse::<f64>().ok()).sum();
-    ticks / TICKS
 }

@@ -316,9 +316,7 @@ impl Site {
             thread::sleep(Duration::from_millis(10));
         }
     }
-}
 
-impl Site {
     /// That nothing is left of all who were connected, nor of children that died.
     fn at_rest(&self, report: &mut Report) {
         let begun = Instant::now();

@@ -119,7 +119,7 @@ fn whatever_the_other_side_does_ends_in_a_reason() {
         let all = peer(QUICK, serve).all();
         let fits = |(got, expected): (&String, &&str)| got.starts_with(expected);
         assert!(all.len() == expected.len() && all.iter().zip(expected).all(fits), "{name}: {all:?}");
-        assert!(started.elapsed() < SOON / 2, "{name} took {:?}", started.elapsed());
+        assert!(started.elapsed() < SOON / 10, "{name} took {:?}", started.elapsed());
     }
 }
 
@@ -228,7 +228,7 @@ fn who_does_not_read_is_cut_and_nobody_waits_for_it() {
         let started = Instant::now();
         let message = json!({"x": "y".repeat(400_000)});
         (0..messages).for_each(|_| still.socket.send(message.clone()));
-        assert!(started.elapsed() < SOON / 2, "{:?}", started.elapsed());
+        assert!(started.elapsed() < SOON / 10, "{:?}", started.elapsed());
         assert_eq!(still.all(), ["ended: it does not read what is sent to it"]);
         assert!(started.elapsed() < PATIENCE.write, "{:?}", started.elapsed());
         still.server.join().unwrap();

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
+use crate::bench::proc::processor;
 use crate::bench::report::Report;
 
 /// What a process holds.
@@ -30,16 +31,9 @@ impl Held {
             memory: number("VmRSS:").unwrap_or_default(),
             descriptors: descriptors as f64,
             threads: number("Threads:").unwrap_or_default(),
-            used: used(pid),
+            used: processor(pid),
         }
     }
-}
-
-/// User and system time, by proc_pid_stat(5), whose unit is a hundredth of a second.
-fn used(pid: u32) -> f64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
-    fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
 
 /// One look at everything.
